@@ -1,0 +1,281 @@
+"""The run config: everything that can change a result, and nothing that cannot.
+
+One set of classes is the check, the defaults and the documentation: `bgscale init` writes the
+commented TOML from the field descriptions below. Where and on how many workers a run happens
+belongs to the cluster profile, not here.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from bgscale.errors import ConfigError, nearest
+
+PAPER_SETTINGS = ("original", "same", "different", "cell_free", "masked")
+CONTROL_SETTINGS = ("self_swap", "background_only", "medium_only", "masked_mean")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Section(BaseModel):
+    """A table of the TOML file: frozen, bounded, without unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ScreenSection(Section):
+    """The input: already cut crops and their plate map. It is never written to."""
+
+    path: str = Field("crops", description="folder or .zip with the crops")
+    pattern: str = Field(
+        "",
+        description="how files are named: pci, pifia, bgscale, or a template such as "
+        "'{protein}/{protein}_{field}_{cell}_{channel}.tif'; empty: found out",
+    )
+    plate_map: str = Field(
+        "platemap.csv", description="CSV: a row per protein; empty where the class is the protein"
+    )
+    class_column: str = Field(
+        "localization",
+        description="column of the plate map that is the class (several: 'cytoplasm;nucleus')",
+    )
+    protein: str = Field("gfp", description="channel of the tagged protein, as the files name it")
+    cytosol: str = Field("rfp", description="channel that shows whole cells; empty: none")
+    nucleus: str = Field("", description="channel of the nuclei; empty: none")
+    mask: str = Field("", description="channel name of mask files; empty: cells are segmented")
+    pixel_size_um: float = Field(0.0, ge=0, description="micrometres a pixel; 0: not known")
+    intensity_scaling: Literal["plate", "field"] = Field(
+        "plate",
+        description="'plate': images are camera counts; 'field': each field was scaled by itself, "
+        "so intensity ranges are taken by field",
+    )
+    proteins: tuple[str, ...] = Field((), description="only these proteins; empty: all")
+    limit: int = Field(0, ge=0, description="at most so many cells, for a first look; 0: all")
+
+
+class DonorSection(Section):
+    """The donor bank: the cells that lend their background."""
+
+    per_class: int = Field(2000, ge=1, description="donors of each class, equally many a protein")
+    windows_per_class: int = Field(2000, ge=1, description="cell-free windows of each class")
+    min_pool: int = Field(20, ge=1, description="fewer donors than this in a class is an error")
+    per_field: int = Field(
+        0, ge=0, description="most donors of one field; 0: twice an even share of its protein"
+    )
+
+
+class EvaluationSection(Section):
+    """Which cells take part in both experiments."""
+
+    fields: tuple[str, ...] = Field(
+        (), description="evaluate on these fields only, donors included; empty: all"
+    )
+
+
+class ClassificationSection(Section):
+    """Experiment 1: linear SVMs between all pairs of classes."""
+
+    crops_per_class: int = Field(
+        1000, ge=5, description="crops of each class; falls to the smallest class, which is said"
+    )
+    folds: int = Field(5, ge=2, description="folds of the cross-validation, unshuffled")
+    penalty: float = Field(1.0, gt=0, description="C of the SVM")
+    max_iterations: int = Field(100_000, ge=1, description="libsvm's cap, as published")
+    aggregate: Literal["symmetric", "published"] = Field(
+        "symmetric", description="how pairs are averaged in the table; published: with its quirks"
+    )
+
+
+class ProportionSection(Section):
+    """Experiment 2: predicted localization proportions of each protein."""
+
+    cells_per_class: int = Field(
+        5000, ge=10, description="most cells of one class in a fit, equally many a protein"
+    )
+    penalty: float = Field(
+        1e-3, ge=0, description="ridge penalty on standardised features, of the mean cross entropy"
+    )
+    folds: int = Field(5, ge=2, description="folds over proteins; all are scored out of fold")
+    replicates: int = Field(
+        20, ge=0, description="classifiers fitted on Poisson-reweighted training proteins"
+    )
+
+
+class TrainingSection(Section):
+    """`bgscale train`: the pretext task is to tell which protein a crop shows."""
+
+    model: str = Field("", description="name of the model to train; empty: the only one")
+    fields: tuple[str, ...] = Field((), description="train on these fields only; empty: all")
+    epochs: int = Field(30, ge=1, description="passes over the training cells, at most")
+    patience: int = Field(8, ge=1, description="stop after so many epochs without a better loss")
+    batch_size: int = Field(64, ge=1, description="crops a step")
+    learning_rate: float = Field(3e-3, gt=0, description="peak of the schedule")
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled, AdamW's")
+    validation_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share of the fields held out for early stop"
+    )
+    cells_per_protein: int = Field(2000, ge=1, description="most cells of one protein")
+    seed: int = Field(0, ge=0, description="of first weights, batches and augmentation")
+    threads: int = Field(2, ge=1, description="torch threads: trained weights depend on it")
+
+
+class ModelSection(Section):
+    """One embedding model; the table's name is the name of its results."""
+
+    architecture: str = Field("tiny", description="tiny, pifia, pci, deeploc, or a plug-in's name")
+    weights: str = Field("", description="safetensors file; empty: seeded random weights")
+    seed: int = Field(0, ge=0, description="of random weights")
+    preprocess: tuple[str, ...] = Field(
+        (), description="steps instead of the model's own: minmax, standardise, minmax_inside, mask"
+    )
+    micro_batch: int = Field(0, ge=0, description="crops a forward pass; 0: the model's own")
+
+
+class RunConfig(Section):
+    """A run: screen, store, seed, settings, models, and the two experiments."""
+
+    store: str = Field("results.zarr", description="the run store: results are written there")
+    seed: int = Field(0, ge=0, description="of donors, draws and folds")
+    settings: tuple[str, ...] = Field(
+        PAPER_SETTINGS,
+        description="background settings; controls: " + ", ".join(CONTROL_SETTINGS),
+    )
+    shard_cells: int = Field(
+        0, ge=0, le=4096, description="cells a shard, a multiple of 64; 0: by the screen's size"
+    )
+    screen: ScreenSection = ScreenSection()
+    models: dict[Name, ModelSection] = Field(
+        {"tiny": ModelSection()}, min_length=1, description="embedding models by name"
+    )
+    donors: DonorSection = DonorSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    classification: ClassificationSection = ClassificationSection()
+    proportions: ProportionSection = ProportionSection()
+    training: TrainingSection = TrainingSection()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, origin: str = "config") -> Self:
+        """Check `values`; unknown keys and values out of bounds raise `ConfigError`."""
+        try:
+            config = cls.model_validate(values)
+        except ValidationError as error:
+            lines = [_explain(cls, e) for e in error.errors()]
+            msg = f"{origin}: " + "; ".join(lines)
+            raise ConfigError(msg) from None
+        if config.shard_cells % 64:
+            msg = f"{origin}: shard_cells = {config.shard_cells}; expected a multiple of 64"
+            raise ConfigError(msg)
+        if "original" not in config.settings:
+            msg = f"{origin}: settings must hold 'original', every shift is measured against it"
+            raise ConfigError(msg)
+        if len(set(config.settings)) != len(config.settings):
+            msg = f"{origin}: settings {list(config.settings)} name one twice"
+            raise ConfigError(msg)
+        # `original` stands first everywhere: shifts are measured against it
+        ordered = ("original", *(s for s in config.settings if s != "original"))
+        return config.model_copy(update={"settings": ordered})
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Self:
+        """Read a run.toml; relative paths in it are taken from its folder.
+
+        Raises
+        ------
+        ConfigError
+            No such file, not TOML, an unknown key (the nearest is named) or a value out of bounds.
+        """
+        path = Path(path)
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            msg = f"cannot read {path}: {error.strerror}; `bgscale init` writes a run.toml"
+            raise ConfigError(msg) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            msg = f"{path} is not TOML: {error}"
+            raise ConfigError(msg) from None
+        return cls.from_dict(values, origin=str(path)).anchored(path.parent)
+
+    def anchored(self, folder: Path) -> Self:
+        """Return the config with its relative paths taken from `folder`."""
+
+        def at(path: str) -> str:
+            return str(folder / path) if path and "://" not in path else path
+
+        screen = self.screen.model_copy(
+            update={"path": at(self.screen.path), "plate_map": at(self.screen.plate_map)}
+        )
+        models = {
+            name: model.model_copy(update={"weights": at(model.weights)})
+            for name, model in self.models.items()
+        }
+        return self.model_copy(
+            update={"store": at(self.store), "screen": screen, "models": models}
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the config as plain JSON types."""
+        return json.loads(self.model_dump_json())  # type: ignore[no-any-return]
+
+
+def template(config: RunConfig | None = None) -> str:
+    """Return a commented run.toml: every key with its meaning, unit and default."""
+    config = config or RunConfig()
+    lines = [
+        "# A bgscale run: everything that can change a result.",
+        "# Paths are relative to this file. Every key is optional; unknown keys are errors.",
+        "",
+    ]
+    tables = []
+    for key, field in RunConfig.model_fields.items():
+        value = getattr(config, key)
+        if isinstance(value, Section):
+            tables += ["", *_table(key, value)]
+        elif key == "models":
+            for name, model in value.items():
+                tables += ["", *_table(f"models.{name}", model)]
+        else:
+            lines += _entry(key, field, value)
+    return "\n".join(lines + tables) + "\n"
+
+
+def _table(name: str, section: Section) -> list[str]:
+    lines = [f"# {line}" for line in (type(section).__doc__ or "").splitlines()[:1]]
+    lines.append(f"[{name}]")
+    for key, field in type(section).model_fields.items():
+        lines += _entry(key, field, getattr(section, key))
+    return lines
+
+
+def _entry(key: str, field: FieldInfo, value: object) -> list[str]:
+    comment = f"# {field.description}"
+    if value != field.default:
+        comment += f" (default: {_toml(field.default)})"
+    return [comment, f"{key} = {_toml(value)}"]
+
+
+def _toml(value: object) -> str:
+    # JSON's numbers, strings, booleans and lists of these are TOML's
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _explain(model: type[BaseModel], error: Any) -> str:
+    where, key = list(error["loc"]), ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(model, where[:-1])
+        return f"unknown key '{key}'{nearest(str(where[-1]), known)}; known: {', '.join(known)}"
+    return f"{key} = {error['input']!r}: {error['msg'].lower()}"
+
+
+def _keys_at(model: type[BaseModel], where: list[Any]) -> list[str]:
+    for part in where:
+        if model is RunConfig and part == "models":
+            model = ModelSection
+        elif part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Running units of work: the only folder that knows Dask."""

@@ -1,0 +1,152 @@
+"""What the convolutional networks here share: a stack of convolutions that can be read anywhere.
+
+Owns the stack, the points where a layer is read, pooling over space and seeded first weights.
+Refuses to own any one architecture's numbers: they are in its file, as data. The one idea: the
+order of norm and ReLU differs between the networks, so a tap is named by the operation it follows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bgscale.draw import digest64, philox
+from bgscale.errors import ConfigError, nearest
+from bgscale.models.spec import ModelSpec
+
+NORM_EPSILON = 1e-3
+"""Keras' and the published networks'; torch's default is 1e-5."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A 3x3 convolution with its batch norm, ReLU and, `pool`, 2x2 maximum pooling after them."""
+
+    conv: str
+    norm: str
+    width: int
+    pool: bool = False
+    stride: int = 1
+
+
+class ConvNetwork(nn.Module):
+    """Base of the networks: builds the stages of a subclass and reads their layers.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Number of channels and outputs, network crop, layers to read, pooling and tap.
+    """
+
+    default_spec: ClassVar[ModelSpec]
+    stages: ClassVar[tuple[Stage, ...]]
+    order: ClassVar[tuple[str, ...]] = ("norm", "relu")
+    padding: ClassVar[int] = 1
+    pool_rounds_up: ClassVar[bool] = False
+    dense: ClassVar[dict[str, int]] = {}
+    """Widths of the layers after the convolutions that can be read."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        widths = self.widths()
+        for layer, width in spec.layers.items():
+            if layer not in widths:
+                known = list(widths)
+                msg = (
+                    f"model {spec.architecture!r} has no layer {layer!r}{nearest(layer, known)}; "
+                    f"known: {known}"
+                )
+                raise ConfigError(msg)
+            if width != widths[layer]:
+                msg = f"layer {layer!r} of {spec.architecture!r}: width {width}, is {widths[layer]}"
+                raise ConfigError(msg)
+        channels = len(spec.channels)
+        for stage in self.stages:
+            conv = nn.Conv2d(channels, stage.width, 3, stride=stage.stride, padding=self.padding)
+            self.add_module(stage.conv, conv)
+            self.add_module(stage.norm, nn.BatchNorm2d(stage.width, eps=NORM_EPSILON))
+            channels = stage.width
+        self.pool = nn.MaxPool2d(2, ceil_mode=self.pool_rounds_up)
+
+    @classmethod
+    def widths(cls) -> dict[str, int]:
+        """Return every layer that can be read, with its width, in order."""
+        return {stage.conv: stage.width for stage in cls.stages} | cls.dense
+
+    @classmethod
+    def spatial_size(cls, size_px: int) -> int:
+        """Return the edge in pixels of the last stage's output for an input of that edge."""
+        for stage in cls.stages:
+            size_px = (size_px + 2 * cls.padding - 3) // stage.stride + 1
+            if stage.pool:
+                size_px = (size_px + cls.pool_rounds_up) // 2
+        if size_px < 1:
+            msg = f"{cls.default_spec.architecture}: the crop is too small for its convolutions"
+            raise ConfigError(msg)
+        return size_px
+
+    def run_stages(self, x: Tensor) -> Iterator[tuple[Stage, dict[str, Tensor], Tensor]]:
+        """Yield each stage, its value at the taps (n, width, y, x), and its output after pooling.
+
+        The ReLU overwrites its input unless that is the spec's tap: a fifth of the time goes into
+        fresh memory otherwise.
+        """
+        for stage in self.stages:
+            before, x = "conv", getattr(self, stage.conv)(x)
+            taps = {before: x}
+            for operation in self.order:
+                if operation == "norm":
+                    x = getattr(self, stage.norm)(x)
+                else:
+                    x = x.relu() if before == self.spec.tap else x.relu_()
+                taps[operation] = x
+                before = operation
+            if stage.pool:
+                x = self.pool(x)
+            yield stage, taps, x
+
+    def read(self, taps: dict[str, Tensor]) -> Tensor:
+        """Return a layer as a vector, as the spec says: (n, width)."""
+        value = taps[self.spec.tap]
+        return value.amax((2, 3)) if self.spec.pooling == "max" else value.mean((2, 3))
+
+    def in_order(self, read: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
+        """Return the layers that the spec asks for, in its order, then "logits"."""
+        return {layer: read[layer] for layer in self.spec.layers} | {"logits": logits}
+
+
+def flatten_channels_last(x: Tensor) -> Tensor:
+    """Return (n, channel, y, x) as (n, y * x * channel).
+
+    TensorFlow's order, so that the dense weights of a published checkpoint fit once transposed.
+    """
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def build_network(kind: type[nn.Module], spec: ModelSpec) -> nn.Module:
+    """Return a network with the random weights of `spec.seed`, the same on every machine.
+
+    Convolutions and dense layers: He-uniform from Philox words, zero bias. Anything else keeps the
+    constant it is built with. Torch's own generators are left as they were.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(spec.seed)
+        network = kind(spec)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            weight = module.weight.data
+            bound = (6.0 / weight[0].numel()) ** 0.5
+            uniform = _uniform(digest64(spec.seed, "weights", name), weight.numel())
+            weight.copy_(torch.from_numpy((2 * uniform - 1) * np.float32(bound)).view_as(weight))
+            if module.bias is not None:
+                module.bias.data.zero_()
+    return network.eval()
+
+
+def _uniform(key: int, n: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    counter = np.arange(-(-n // 4), dtype=np.uint64)
+    return (philox(key, counter).ravel()[:n] >> np.uint32(8)).astype(np.float32) / np.float32(2**24)

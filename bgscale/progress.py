@@ -1,0 +1,148 @@
+"""What a person sees while a run works: bars on a terminal, log lines elsewhere; JSON lines always."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bgscale.distribute.ledger import Ledger
+from bgscale.distribute.units import Unit
+
+LOG_INTERVAL_S = 10.0
+
+
+class Silent:
+    """A listener that says nothing."""
+
+    def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
+        """`units` in all, of which `done` were there already."""
+
+    def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
+        """A unit is complete."""
+
+    def stage_finished(self, stage: str) -> None:
+        """No unit of the stage is left, or the run stops."""
+
+
+class Narrator(Silent):
+    """Tells a run's progress on stderr, and keeps it as JSON lines.
+
+    Parameters
+    ----------
+    log : path
+        Folder that gets ``log.jsonl``.
+    stream : text file, optional
+        By default stderr; bars where it is a terminal, else a line a stage and every ten seconds.
+    """
+
+    def __init__(self, log: Path, stream: TextIO | None = None) -> None:
+        self._log = log / "log.jsonl"
+        self._console = Console(file=stream or sys.stderr, highlight=False)
+        self._bars: Progress | None = None
+        self._task: TaskID | None = None
+        self._units = self._done = 0
+        self._purpose = ""
+        self._started = self._said = 0.0
+
+    @classmethod
+    def of_store(cls, store: str) -> Self:
+        """Return a narrator that keeps its lines in the progress folder of a store."""
+        return cls(Ledger(store).folder)
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
+        """Open a bar, or say that the stage starts."""
+        self._units, self._done = units, done
+        self._started = self._said = time.monotonic()
+        self._purpose = purpose
+        if self._bars is not None:
+            self._task = self._bars.add_task(purpose, total=units, completed=done)
+        elif done < units:
+            already = f", {done} of them done before" if done else ""
+            self._say(f"{purpose}: {units} units{already}")
+        self._write("stage_started", stage=stage, units=units, done=done)
+
+    def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
+        """Advance."""
+        self._done += 1
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=self._done)
+        elif time.monotonic() - self._said > LOG_INTERVAL_S:
+            self._say(f"{self._purpose}: {self._done}/{self._units}")
+            self._said = time.monotonic()
+        self._write("unit_done", unit=unit.name, **summary)
+
+    def stage_finished(self, stage: str) -> None:
+        """Write how long it took."""
+        elapsed = round(time.monotonic() - self._started, 3)
+        self._write("stage_finished", stage=stage, done=self._done, seconds=elapsed)
+
+    def epoch_done(self, epoch: int, epochs: int, text: str) -> None:
+        """An epoch of a training is complete."""
+        if self._bars is not None:
+            if self._task is None or epoch == 1:
+                self._task = self._bars.add_task("train", total=epochs)
+            self._bars.update(self._task, completed=epoch, description=f"train: {text}")
+        elif epoch in (1, epochs) or time.monotonic() - self._said > LOG_INTERVAL_S:
+            self._say(f"train: epoch {epoch} of {epochs}, {text}")
+            self._said = time.monotonic()
+        self._write("epoch", epoch=epoch, text=text)
+
+    @contextmanager
+    def task(self, purpose: str) -> Iterator[Callable[[int, int], None]]:
+        """Yield a callback (done, total) for work that is no stage."""
+
+        def advance(done: int, total: int) -> None:
+            if self._bars is not None:
+                if self._task is None:
+                    self._task = self._bars.add_task(purpose, total=total)
+                self._bars.update(self._task, completed=done)
+            elif time.monotonic() - self._said > LOG_INTERVAL_S:
+                self._say(f"{purpose}: {done}/{total}")
+                self._said = time.monotonic()
+
+        self._task = None
+        self._said = time.monotonic()
+        if self._bars is None:
+            self._say(purpose)
+        yield advance
+        self._task = None
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True)
+
+    def _write(self, event: str, **values: Any) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
+        with self._log.open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")

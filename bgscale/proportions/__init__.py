@@ -1,0 +1,69 @@
+"""Proportions: in what share of a protein's cells is it where, under every setting.
+
+Owns the classifier of single cells (folds, fit, training-protein replicates, softmax), the sums
+over cells that every proportion, shift and test is derived from, and the distances between two
+distributions. It does not own which cells are trained on, when a shift is more than chance, or
+where anything is stored.
+
+The one idea: sum first, divide last. A cell's softmax, scored by a classifier that did not see its
+protein, enters integer sums by protein and field; blocks of cells are added in any order with the
+same bits, and no later question needs a feature or an image again.
+"""
+
+from bgscale.proportions.classifier import (
+    MAX_ITERATIONS,
+    PENALTY,
+    REPLICATE_TOLERANCE,
+    TOLERANCE,
+    Classifier,
+    fit_classifier,
+    fit_out_of_fold,
+    predict,
+    predict_out_of_fold,
+)
+from bgscale.proportions.distances import (
+    KL_FLOOR,
+    jensen_shannon,
+    kl_divergence,
+    summary,
+    total_variation,
+)
+from bgscale.proportions.folds import N_FOLDS, N_REPLICATES, Folds, assign_folds, replicate_weights
+from bgscale.proportions.sums import (
+    SUM_SCALE,
+    Proportions,
+    ProportionState,
+    accumulate,
+    confusion,
+    correct_proportions,
+    in_units,
+)
+
+__all__ = [
+    "KL_FLOOR",
+    "MAX_ITERATIONS",
+    "N_FOLDS",
+    "N_REPLICATES",
+    "PENALTY",
+    "REPLICATE_TOLERANCE",
+    "SUM_SCALE",
+    "TOLERANCE",
+    "Classifier",
+    "Folds",
+    "ProportionState",
+    "Proportions",
+    "accumulate",
+    "assign_folds",
+    "confusion",
+    "correct_proportions",
+    "fit_classifier",
+    "fit_out_of_fold",
+    "in_units",
+    "jensen_shannon",
+    "kl_divergence",
+    "predict",
+    "predict_out_of_fold",
+    "replicate_weights",
+    "summary",
+    "total_variation",
+]

@@ -1,0 +1,404 @@
+"""The two experiments: pairs of classes told apart, and proportions of each protein."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bgscale import evaluate as svm
+from bgscale import proportions as kernels
+from bgscale.distribute.units import Unit
+from bgscale.proportions import Classifier, Folds, ProportionState
+from bgscale.schema import OWN_BACKGROUND
+from bgscale.settings import Ints, select_donors
+from bgscale.stages.cells import Done
+from bgscale.stages.embedding import model_of
+from bgscale.stages.job import Job, PlateCells
+
+PROTEINS_A_UNIT = 64
+FITS = ("fixed", "matched")
+_CLASSIFIER_PARTS = ("coef", "intercept", "mean", "scale", "converged", "iterations")
+
+
+# --- experiment 1 ------------------------------------------------------------------------------
+
+
+def create_evaluation(job: Job, name: str) -> None:
+    """Create the accuracies of all pairs of classes."""
+    store, classes = job.store, job.classes
+    coords = {
+        "setting": job.config.settings,
+        "localization_a": classes,
+        "localization_b": classes,
+        "background": (OWN_BACKGROUND, *classes),
+        "each_background": ("setting", [s.each_background for s in job.settings]),
+    }
+    node = f"evaluation/{name}"
+    store.create_group(node, coords=coords, **_provenance(job, f"grid/{name}"))
+    dims = {
+        "setting": len(job.settings),
+        "localization_a": len(classes),
+        "localization_b": len(classes),
+        "background": len(classes) + 1,
+        "fold": job.config.classification.folds,
+    }
+    for variable, dtype, fill, text in (
+        ("accuracy", "float64", float("nan"), "share of held-out crops that are classified right"),
+        ("converged", "uint8", 0, "whether the solver converged before its cap"),
+    ):
+        store.create_array(
+            f"{node}/{variable}", dims, dtype, chunk={"localization_a": 1}, fill=fill,
+            long_name=text, units="1",
+        )  # fmt: skip
+
+
+def evaluate(job: Job, unit: Unit) -> Done:
+    """Cross-validate all problems of one class against those after it."""
+    name, a = unit.stage.split("/")[1], unit.start
+    layer = model_of(job.text, name).spec.classification_layer
+    section, store = job.config.classification, job.store
+    # a pair (a, b) needs class a and those after it, not the whole grid
+    block = store.array(f"grid/{name}/{layer}/embedding")[:, :, a:]
+    filler = np.zeros((*block.shape[:2], a, *block.shape[3:]), block.dtype)
+    grid = np.concatenate([filler, block], axis=2)
+    features = {
+        setting.name: grid[s, 1:] if setting.each_background else grid[s, 0]
+        for s, setting in enumerate(job.settings)
+    }
+    row = svm.sweep_row(
+        a,
+        features,
+        localizations=job.classes,
+        folds=section.folds,
+        penalty=section.penalty,
+        max_iterations=section.max_iterations,
+    )
+    region = [(0, len(job.settings)), (a, a + 1)]
+    accuracy, converged = row.accuracy[:, None], row.converged[:, None].astype(np.uint8)
+    files = store.write(f"evaluation/{name}/accuracy", region, accuracy)
+    files += store.write(f"evaluation/{name}/converged", region, converged)
+    fits = int(np.isfinite(accuracy).sum())
+    return files, {"fits": fits, "converged": int(converged.sum())}
+
+
+# --- experiment 2 ------------------------------------------------------------------------------
+
+
+def evaluated_cells(job: Job) -> tuple[PlateCells, Ints]:
+    """Return the cell table and the rows that take part in the evaluation."""
+    table = job.cells(job.plates[0])
+    return table, np.flatnonzero(table.usable & table.evaluated)
+
+
+def protein_fields(job: Job) -> tuple[Ints, Ints, Ints]:
+    """Return the (protein, field) groups that have cells, sorted, and the group of each row.
+
+    Rows that take part in the evaluation; the others have group -1.
+    """
+    table, rows = evaluated_cells(job)
+    pairs = np.stack([table.cells.protein[rows], table.cells.field[rows]])
+    groups, code = np.unique(pairs, axis=1, return_inverse=True)
+    of_row = np.full(len(table.cells), -1, np.int64)
+    of_row[rows] = code.reshape(-1)
+    return groups[0], groups[1], of_row
+
+
+def folds_of(job: Job) -> tuple[Folds, Ints]:
+    """Return the folds, and each cell's (protein, field) group."""
+    protein, field, of_row = protein_fields(job)
+    folds = kernels.assign_folds(
+        job.proteins,
+        job.labels,
+        protein,
+        field,
+        seed=job.config.seed,
+        n_folds=job.config.proportions.folds,
+    )
+    return folds, of_row
+
+
+def create_classifiers(job: Job, name: str) -> None:
+    """Create the classifiers of localization: by setting they are fitted on, and fold."""
+    store, section = job.store, job.config.proportions
+    spec = model_of(job.text, name).spec
+    folds, _ = folds_of(job)
+    node = f"classifiers/{name}"
+    by_field = [c for c, flag in zip(job.classes, folds.by_field, strict=True) if flag]
+    unlearnable = [c for c, flag in zip(job.classes, folds.learnable, strict=True) if not flag]
+    store.create_group(
+        node,
+        coords={"setting": job.config.settings, "localization": job.classes},
+        layer=spec.profile_layer,
+        classes_dealt_by_field=by_field,
+        classes_not_learnable=unlearnable,
+        **_provenance(job, f"plates/{job.plates[0]}/embeddings/{name}"),
+    )
+    dims = {
+        "setting": len(job.settings),
+        "fold": int(folds.fold.max()) + 1,
+        "replicate": 1 + section.replicates,
+    }
+    feature = {"feature": spec.layers[spec.profile_layer]}
+    localization = {"localization": len(job.classes)}
+    shapes: dict[str, tuple[dict[str, int], str]] = {
+        "coef": ({**localization, **feature}, "float64"),
+        "intercept": (localization, "float64"),
+        "mean": (feature, "float64"),
+        "scale": (feature, "float64"),
+        "converged": ({}, "uint8"),
+        "iterations": ({}, "int32"),
+    }
+    for part, (more, dtype) in shapes.items():
+        store.create_array(f"{node}/{part}", {**dims, **more}, dtype, chunk={"setting": 1})
+
+
+def classifiers(job: Job, unit: Unit) -> Done:
+    """Fit the classifiers on the cells of single-class proteins, under one setting."""
+    name, s = unit.stage.split("/")[1], unit.start
+    section, store = job.config.proportions, job.store
+    layer = model_of(job.text, name).spec.profile_layer
+    table, rows = evaluated_cells(job)
+    folds, group = folds_of(job)
+    chosen = select_donors(
+        table.cells.take(rows),
+        per_class=section.cells_per_class,
+        per_field=section.cells_per_class,
+        seed=job.config.seed,
+        purpose="fit",
+    )
+    train = np.sort(rows[np.concatenate(chosen)])
+    features = store.array(f"plates/{table.plate}/embeddings/{name}/{layer}/embedding").oindex[
+        train, s
+    ]
+    present = np.isfinite(features).all(1)
+    fitted = kernels.fit_out_of_fold(
+        features[present],
+        group[train][present],
+        folds,
+        weights=kernels.replicate_weights(
+            folds, seed=job.config.seed, replicates=section.replicates
+        ),
+        penalty=section.penalty,
+    )
+    files = []
+    for part in _CLASSIFIER_PARTS:
+        path = f"classifiers/{name}/{part}"
+        values = np.array([[getattr(c, part) for c in row] for row in fitted])
+        files += store.write(path, [(s, s + 1)], values[None].astype(store.array(path).dtype))
+    unconverged = sum(not c.converged for row in fitted for c in row)
+    return files, {"cells": int(present.sum()), "not_converged": unconverged}
+
+
+def read_classifiers(job: Job, name: str, s: int) -> list[list[Classifier]]:
+    """Return the classifiers that were fitted under setting s: fold, then replicate."""
+    parts = [job.store.read(f"classifiers/{name}/{part}", s) for part in _CLASSIFIER_PARTS]
+    folds, replicates = parts[0].shape[:2]
+    return [
+        [
+            Classifier(*(p[f, r] for p in parts[:4]), bool(parts[4][f, r]), int(parts[5][f, r]))
+            for r in range(replicates)
+        ]
+        for f in range(folds)
+    ]
+
+
+def create_proportions(job: Job, name: str) -> None:
+    """Create the proportions, and the sums that they and all their tests come from."""
+    store, k = job.store, len(job.classes)
+    protein, _, _ = protein_fields(job)
+    width = int(np.bincount(protein).max())
+    coords = {
+        "fit": FITS,
+        "setting": job.config.settings,
+        "protein": job.proteins,
+        "localization": job.classes,
+    }
+    node = f"proportions/{name}"
+    store.create_group(
+        node,
+        coords=coords,
+        sum_scale=kernels.SUM_SCALE,
+        **_provenance(job, f"plates/{job.plates[0]}/embeddings/{name}"),
+    )
+    dims = {"fit": 2, "setting": len(job.settings), "protein": len(job.proteins)}
+    slot, last = {"protein_field": width}, {"localization": k}
+    again = {"replicate": job.config.proportions.replicates, **last}
+    steps = f"1/{kernels.SUM_SCALE}"
+    for variable, (more, dtype, units, text) in {
+        "proportion": (last, "float64", "1", "mean softmax over the protein's cells"),
+        "n_cells": ({}, "int64", "1", "cells present under the setting and under original"),
+        "field": (slot, "int32", "", "code of the field; -1: none"),
+        "n": (slot, "int64", "1", "cells by field"),
+        "sums": ({**slot, **last}, "int64", steps, "sum of p by field"),
+        "baseline": ({**slot, **last}, "int64", steps, "sum of p under original, same cells"),
+        "squares": (last, "int64", steps, "sum of p squared"),
+        "cross": ({**last, "localization_2": k}, "int64", steps, "sum of delta delta^T"),
+        "replicate_sums": (again, "int64", steps, "sum of p by classifier replicate"),
+        "replicate_baseline": (again, "int64", steps, "the same under original, same cells"),
+    }.items():
+        store.create_array(
+            f"{node}/{variable}",
+            {**dims, **more},
+            dtype,
+            chunk={"protein": PROTEINS_A_UNIT},
+            fill=float("nan") if dtype == "float64" else 0,
+            units=units,
+            long_name=text,
+        )
+
+
+def proportions(job: Job, unit: Unit) -> Done:
+    """Score the cells of some proteins out of fold, and sum."""
+    name = unit.stage.split("/")[1]
+    store, classes = job.store, len(job.classes)
+    layer = model_of(job.text, name).spec.profile_layer
+    table, rows = evaluated_cells(job)
+    folds, group = folds_of(job)
+    protein = table.cells.protein[rows]
+    rows = rows[(protein >= unit.start) & (protein < unit.stop)]
+    embedding = store.array(f"plates/{table.plate}/embeddings/{name}/{layer}/embedding")
+    features = embedding.oindex[rows]
+    present = np.isfinite(features).all(2).T
+    replicates = job.config.proportions.replicates
+    out: dict[str, npt.NDArray[Any]] = {}
+    for f, fit in enumerate(FITS):
+        p = np.zeros((len(job.settings), 1 + replicates, len(rows), classes))
+        for s in range(len(job.settings)):
+            fitted = read_classifiers(job, name, s if fit == "matched" else 0)
+            seen = np.flatnonzero(present[s])
+            p[s][:, seen] = kernels.predict_out_of_fold(
+                fitted, features[seen, s], folds.fold[group[rows[seen]]]
+            )
+        state = kernels.accumulate(
+            p[:, 0],
+            present,
+            table.cells.protein[rows],
+            table.cells.field[rows],
+            replicates=p[:, 1:],
+        )
+        for variable, values in _dense(state, unit, job, name).items():
+            block = out.setdefault(variable, np.zeros((2, *values.shape), values.dtype))
+            block[f] = values
+    region = [(0, 2), (0, len(job.settings)), (unit.start, unit.stop)]
+    files = []
+    for variable, values in out.items():
+        files += store.write(f"proportions/{name}/{variable}", region, values)
+    return files, {"cells": len(rows)}
+
+
+def _dense(state: ProportionState, unit: Unit, job: Job, name: str) -> dict[str, npt.NDArray[Any]]:
+    """Return a state's sums by (setting, protein of the unit, field slot)."""
+    settings, classes = len(job.settings), len(job.classes)
+    size = unit.stop - unit.start
+    width = job.store.array(f"proportions/{name}/field").shape[-1]
+    place = state.protein - unit.start
+    group_place = state.group[:, 0] - unit.start
+    slot = np.arange(len(state.group)) - np.searchsorted(state.group[:, 0], state.group[:, 0])
+    final = state.finalize()
+    out: dict[str, npt.NDArray[Any]] = {
+        "proportion": np.full((settings, size, classes), np.nan),
+        "n_cells": np.zeros((settings, size), np.int64),
+        "field": np.full((settings, size, width), -1, np.int32),
+    }
+    out["proportion"][:, place], out["n_cells"][:, place] = final.mean, final.n_cells
+    out["field"][:, group_place, slot] = state.group[:, 1].astype(np.int32)
+    for variable in ("n", "sums", "baseline"):
+        values = getattr(state, variable)
+        out[variable] = np.zeros((settings, size, width, *values.shape[2:]), np.int64)
+        out[variable][:, group_place, slot] = values
+    for variable in ("squares", "cross", "replicate_sums", "replicate_baseline"):
+        values = getattr(state, variable)
+        out[variable] = np.zeros((settings, size, *values.shape[2:]), np.int64)
+        out[variable][:, place] = values
+    return out
+
+
+def read_state(job: Job, name: str, f: int) -> ProportionState:
+    """Return the sums of one fit over all proteins."""
+    node = f"proportions/{name}"
+    field = job.store.read(f"{node}/field", f, 0)
+    protein, slot = np.nonzero(field >= 0)
+    group = np.stack([protein, field[protein, slot]], axis=1).astype(np.int64)
+    seen = np.unique(protein)
+    by_group = (
+        job.store.read(f"{node}/{v}", f)[:, protein, slot] for v in ("n", "sums", "baseline")
+    )
+    by_protein = (
+        job.store.read(f"{node}/{v}", f)[:, seen]
+        for v in ("squares", "cross", "replicate_sums", "replicate_baseline")
+    )
+    return ProportionState(seen, group, *by_group, *by_protein)
+
+
+def create_shifts(job: Job, name: str) -> None:
+    """Create the shifts of each protein against `original`."""
+    store, k = job.store, len(job.classes)
+    node = f"shifts/{name}"
+    coords = {
+        "fit": FITS,
+        "setting": job.config.settings,
+        "protein": job.proteins,
+        "localization": job.classes,
+        "localization_true": job.classes,
+    }
+    store.create_group(
+        node, coords=coords, **_provenance(job, f"plates/{job.plates[0]}/embeddings/{name}")
+    )
+    dims = {"fit": 2, "setting": len(job.settings)}
+    protein = {**dims, "protein": len(job.proteins)}
+    for variable, (shape, units, text) in {
+        "kl": (protein, "nat", "KL(original || setting) of the proportions"),
+        "jensen_shannon": (protein, "nat", "Jensen-Shannon divergence of the proportions"),
+        "total_variation": (protein, "1", "total variation distance of the proportions"),
+        "corrected": (
+            {**protein, "localization": k},
+            "1",
+            "proportions corrected by the setting's own confusions",
+        ),
+        "confusion": (
+            {**dims, "localization_true": k, "localization": k},
+            "1",
+            "out-of-fold mean softmax of cells of known class",
+        ),
+    }.items():
+        store.create_array(
+            f"{node}/{variable}", shape, "float64", chunk={}, fill=float("nan"), units=units,
+            long_name=text,
+        )  # fmt: skip
+
+
+def shifts(job: Job, unit: Unit) -> Done:
+    """Compare each protein's proportions with those under `original`, over the same cells."""
+    name = unit.stage.split("/")[1]
+    store, settings, classes = job.store, len(job.settings), len(job.classes)
+    shape = (len(FITS), settings, len(job.proteins))
+    out = {v: np.full(shape, np.nan) for v in ("kl", "jensen_shannon", "total_variation")}
+    out["corrected"] = np.full((*shape, classes), np.nan)
+    out["confusion"] = np.full((*shape[:2], classes, classes), np.nan)
+    single = np.where(job.labels.sum(1) == 1, job.labels.argmax(1), -1)
+    for f in range(len(FITS)):
+        state = read_state(job, name, f)
+        final = state.finalize()
+        out["kl"][f][:, state.protein] = kernels.kl_divergence(final.baseline, final.mean)
+        out["jensen_shannon"][f][:, state.protein] = kernels.jensen_shannon(
+            final.baseline, final.mean
+        )
+        out["total_variation"][f][:, state.protein] = kernels.total_variation(
+            final.baseline, final.mean
+        )
+        out["confusion"][f] = kernels.confusion(state, single[state.protein])
+        for s in range(settings):
+            if np.isfinite(out["confusion"][f, s]).all(1).any():
+                out["corrected"][f, s, state.protein] = kernels.correct_proportions(
+                    final.mean[s], out["confusion"][f, s]
+                )
+    files = []
+    for variable, values in out.items():
+        files += store.write(f"shifts/{name}/{variable}", [(0, len(FITS))], values)
+    return files, {"proteins": len(job.proteins)}
+
+
+def _provenance(job: Job, node: str) -> dict[str, Any]:
+    """Return what says of a result which model, with which weights, made its features."""
+    attrs = job.store.attrs(node)
+    return {key: attrs[key] for key in ("model", "random_weights", "processor", "precision")}

@@ -1,0 +1,161 @@
+"""What a person asks first of a run store: the table, the most shifted proteins, what to beware of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from bgscale.accuracy import table
+from bgscale.errors import InputError, nearest
+from bgscale.proportions import summary
+from bgscale.results import open_results
+
+
+def node(tree: xr.DataTree, kind: str, model: str) -> xr.Dataset:
+    """Return the Dataset of a model ("evaluation", "proportions", "shifts").
+
+    Raises
+    ------
+    InputError
+        There is no such model; those that are there are named.
+    """
+    if f"{kind}/{model}" not in tree:
+        known = list(tree[kind].children) if kind in tree else []
+        have = ", ".join(known) or "none yet: `bgscale run` makes them"
+        msg = f"no {kind} of model {model!r}{nearest(model, known)}; there are {have}"
+        raise InputError(msg)
+    return tree[f"{kind}/{model}"].to_dataset(inherit=False)
+
+
+def models_of(tree: xr.DataTree, kind: str, model: str = "") -> list[str]:
+    """Return the models that have results of a kind; `model`, if given, alone."""
+    if model:
+        node(tree, kind, model)
+        return [model]
+    known = list(tree[kind].children) if kind in tree else []
+    if not known:
+        msg = f"no {kind} in this store yet: `bgscale run` makes it, `bgscale status` says how far"
+        raise InputError(msg)
+    return known
+
+
+def tables(
+    store: str | Path, *, model: str = "", aggregate: str | None = None, differ_in: str = ""
+) -> dict[str, xr.Dataset]:
+    """Return the table of accuracies of each model of a store.
+
+    Parameters
+    ----------
+    store : str or path
+    model : str
+        Only this one.
+    aggregate : {"symmetric", "published"}, optional
+        By default what the run's config says.
+    differ_in : str
+        Only pairs of classes that differ in this column of the plate map.
+
+    Returns
+    -------
+    dict of str to Dataset
+        As `bgscale.accuracy.table` makes them; the notes say what to beware of.
+    """
+    tree = open_results(store)
+    names = models_of(tree, "evaluation", model)
+    aggregate = aggregate or tree.attrs["config"]["classification"]["aggregate"]
+    pairs = pairs_that_differ(tree, differ_in) if differ_in else None
+    made = {}
+    for name in names:
+        dataset = node(tree, "evaluation", name).load()
+        dataset.attrs["note"] = "\n".join(_notes(tree, name, dataset, differ_in))
+        made[name] = table(dataset, aggregate=aggregate, pairs=pairs)
+    return made
+
+
+def _notes(tree: xr.DataTree, name: str, dataset: xr.Dataset, differ_in: str) -> list[str]:
+    notes = []
+    if dataset.attrs["random_weights"]:
+        notes.append("random weights: these figures say nothing of a trained model")
+    wanted = tree.attrs["config"]["classification"]["crops_per_class"]
+    draws = tree["centres"].sizes["draw"]
+    counted = f"{draws} crops a class"
+    notes.append(counted if draws == wanted else f"{counted}: the smallest class has no more")
+    if differ_in:
+        notes.append(f"only pairs of classes that differ in {differ_in!r}")
+    zoom = tree[f"grid/{name}"].attrs["crops_enlarged_by"]
+    if zoom != 1:
+        notes.append(f"crops were enlarged {zoom:.3g} times to the model's pixel size")
+    if not np.isfinite(dataset["accuracy"]).any():
+        msg = f"the evaluation of model {name!r} is not done yet: `bgscale run` goes on with it"
+        raise InputError(msg)
+    return notes
+
+
+def pairs_that_differ(tree: xr.DataTree, column: str) -> npt.NDArray[np.bool_]:
+    """Return which pairs of classes differ in a column of the plate map.
+
+    A class has the values of its single-class proteins; a pair differs if they have none in common.
+
+    Returns
+    -------
+    array (localization, localization), bool
+    """
+    proteins = tree["proteins"].to_dataset()
+    columns: dict[str, list[Any]] = proteins.attrs["plate_map"]
+    if column not in columns:
+        msg = f"the plate map has no column {column!r}{nearest(column, columns)}; it has "
+        raise InputError(msg + ", ".join(columns))
+    label = proteins["label"].to_numpy().astype(bool)
+    single = label.sum(1) == 1
+    values = [
+        {v for v, mine in zip(columns[column], single & label[:, k], strict=True) if mine}
+        for k in range(label.shape[1])
+    ]
+    return np.array([[a.isdisjoint(b) for b in values] for a in values])
+
+
+def most_shifted(
+    tree: xr.DataTree, model: str, *, setting: str = "masked", fit: str = "fixed", count: int = 10
+) -> pd.DataFrame:
+    """Return the proteins whose proportions move most between `original` and a setting.
+
+    Returns
+    -------
+    DataFrame
+        protein, label (its classes), n_cells, kl (nats), total_variation, and the largest loss and
+        gain among the localizations. How much of a shift is chance is not said here.
+    """
+    shifts = node(tree, "shifts", model).sel(fit=fit, setting=setting)
+    made = node(tree, "proportions", model).sel(fit=fit)
+    label = tree["proteins"].to_dataset()["label"].astype(bool)
+    kl = shifts["kl"].to_series().dropna().nlargest(count)
+    rows = []
+    for protein, value in kl.items():
+        original, changed = (
+            made["proportion"].sel(setting=s, protein=protein) for s in ("original", setting)
+        )
+        moved = (changed - original).to_series()
+        own = label.sel(protein=protein)
+        down, up = moved.idxmin(), moved.idxmax()
+        rows.append(
+            {
+                "protein": protein,
+                "label": ";".join(own["localization"].to_numpy()[own.to_numpy()]) or "none",
+                "n_cells": int(made["n_cells"].sel(setting=setting, protein=protein)),
+                "kl": float(value),
+                "total_variation": float(shifts["total_variation"].sel(protein=protein)),
+                "from": f"{down} {original.sel(localization=down):.2f}"
+                f" -> {changed.sel(localization=down):.2f}",
+                "to": f"{up} {original.sel(localization=up):.2f}"
+                f" -> {changed.sel(localization=up):.2f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def shift_summary(tree: xr.DataTree, model: str, *, setting: str, fit: str) -> Mapping[str, float]:
+    """Return mean, spread and quartiles of KL over proteins, as published, and how many miss."""
+    return summary(node(tree, "shifts", model)["kl"].sel(fit=fit, setting=setting).to_numpy())

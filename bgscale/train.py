@@ -1,0 +1,185 @@
+"""Fit an embedding model on a screen's own cells, with PIFiA's pretext task.
+
+The task: which protein does this crop show? The cells come from the run store, where `run` puts
+them as well, so nothing is cut twice. The trained weights are a safetensors file with their spec.
+
+References
+----------
+Razdaibiedina et al. (2024), PIFiA: self-supervised approach for protein functional annotation from
+single-cell imaging data. Mol Syst Biol 20:521-548.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bgscale import draw
+from bgscale import embed as kernels
+from bgscale.config import RunConfig
+from bgscale.errors import ConfigError, InputError, nearest
+from bgscale.models import load_model
+from bgscale.models.fit import FitConfig, fit
+from bgscale.models.weights import save_weights
+from bgscale.settings import Ints
+from bgscale.stages.job import Job
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training saw and reached.
+
+    Parameters
+    ----------
+    weights : path
+    cells, held_out : int
+        Cells of the training fields; those of them that were held out for the early stop.
+    proteins : int
+        That the model tells apart.
+    epochs, best : int
+        Epochs that were run, and the one that was kept.
+    accuracy : float or None
+        On the cells held out, of the epoch that was kept.
+    """
+
+    weights: Path
+    cells: int
+    held_out: int
+    proteins: int
+    epochs: int
+    best: int
+    accuracy: float | None
+
+    def __str__(self) -> str:
+        reached = "" if self.accuracy is None else f", {self.accuracy:.1%} of held-out cells right"
+        return (
+            f"trained on {self.cells - self.held_out} cells of {self.proteins} proteins, held out "
+            f"{self.held_out} of other fields; epoch {self.best} of {self.epochs} kept{reached}: "
+            f"{self.weights}"
+        )
+
+
+def model_to_train(config: RunConfig) -> str:
+    """Return the name of the model that `training.model` asks for.
+
+    Raises
+    ------
+    ConfigError
+        It is not among the models, or several are there and none is named, or it has no
+        ``weights`` to write to.
+    """
+    names = list(config.models)
+    name = config.training.model or (names[0] if len(names) == 1 else "")
+    if name not in config.models:
+        asked = f"training.model = {name!r}{nearest(name, names)}" if name else "training.model"
+        msg = f"{asked}: expected one of the models of this config: {', '.join(names)}"
+        raise ConfigError(msg)
+    if not config.models[name].weights:
+        msg = (
+            f"models.{name}.weights is empty; set it to the file that training writes and runs "
+            f'read, such as weights = "{name}.safetensors"'
+        )
+        raise ConfigError(msg)
+    return name
+
+
+def training_cells(job: Job) -> tuple[str, Ints, list[str]]:
+    """Return plate, rows and proteins of the cells to train on.
+
+    Usable cells of the training fields, of each protein at most ``cells_per_protein`` by hash.
+    """
+    section, plate = job.config.training, job.plates[0]
+    table = job.cells(plate)
+    names = job.field_labels(job.store.array(f"plates/{plate}/cells/field").attrs["names"])
+    unknown = [field for field in section.fields if field not in names]
+    if unknown:
+        msg = (
+            f"training.fields: no field {unknown[0]!r} on the screen"
+            f"{nearest(unknown[0], names)}; there are {', '.join(sorted(set(names))[:8])}"
+        )
+        raise InputError(msg)
+    wanted = np.isin(names, section.fields) if section.fields else np.ones(len(names), bool)
+    rows = np.flatnonzero(table.usable & wanted[table.cells.field])
+    kept = []
+    proteins = np.unique(table.cells.protein[rows])
+    for protein in proteins:
+        own = rows[table.cells.protein[rows] == protein]
+        first = draw.order(section.seed, "train", table.cells.ids[own])[: section.cells_per_protein]
+        kept.append(np.sort(own[first]))
+    if len(kept) < 2:
+        msg = f"{len(kept)} protein has usable cells in the training fields; expected at least 2"
+        raise InputError(msg)
+    return plate, np.concatenate(kept), [job.proteins[p] for p in proteins]
+
+
+def train(
+    job: Job, *, on_epoch: Callable[[int, int, str], None] | None = None, restart: bool = False
+) -> Training:
+    """Train the model that the config names and write its weights.
+
+    Goes on from the checkpoint beside the weights when it is one of the same cells and config.
+
+    Parameters
+    ----------
+    job : Job
+        Its store holds the cells.
+    on_epoch : callable, optional
+        Hears of each epoch: its number, how many there may be, and losses as text.
+    restart : bool
+        Forget the checkpoint.
+    """
+    config, section = job.config, job.config.training
+    name = model_to_train(config)
+    model = config.models[name]
+    plate, rows, proteins = training_cells(job)
+    overrides: dict[str, Any] = {}
+    if model.preprocess:
+        overrides = {"preprocess": model.preprocess, "masked_preprocess": model.preprocess}
+    untrained = load_model(
+        model.architecture, seed=section.seed, n_outputs=len(proteins), overrides=overrides or None
+    ).spec
+    spec = replace(
+        untrained,
+        class_names=tuple(proteins),
+        pixel_size_um=config.screen.pixel_size_um or None,
+        origin=f"trained by bgscale on {len(rows)} cells of {len(proteins)} proteins",
+    )
+    store, table = job.store, job.cells(plate)
+    channels = job.role_indices(spec.channels, who=f"model {name!r}")
+    images, masks = (
+        store.array(f"plates/{plate}/crops/{array}").oindex[rows] for array in ("image", "mask")
+    )
+    images, masks = kernels.fit_window(images[:, channels], masks, size_px=spec.input_size_px)
+    weights = Path(model.weights)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = weights.with_suffix(".checkpoint")
+    if restart:
+        checkpoint.unlink(missing_ok=True)
+
+    def tell(epoch: int, loss: float, held_out: float | None, accuracy: float | None) -> None:
+        text = f"loss {loss:.3f}"
+        if held_out is not None and accuracy is not None:
+            text += f", held out {held_out:.3f}, {accuracy:.1%} right"
+        if on_epoch is not None:
+            on_epoch(epoch, section.epochs, text)
+
+    result = fit(
+        images,
+        np.unique(table.cells.protein[rows], return_inverse=True)[1],
+        table.cells.field[rows],
+        spec=spec,
+        n_outputs=len(proteins),
+        config=FitConfig(**{f.name: getattr(section, f.name) for f in fields(FitConfig)
+                            if hasattr(section, f.name)}),
+        masks=masks,
+        checkpoint=checkpoint,
+        on_epoch=tell,
+    )  # fmt: skip
+    save_weights(weights, result.network, result.spec)
+    checkpoint.unlink(missing_ok=True)
+    accuracy = result.history[result.best_epoch - 1].validation_accuracy
+    held_out = int(result.validation.sum())
+    epochs, best = len(result.history), result.best_epoch
+    return Training(weights, len(rows), held_out, len(proteins), epochs, best, accuracy)
