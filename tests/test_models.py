@@ -140,7 +140,7 @@ def test_deeploc_logits_come_after_a_batch_norm():
     assert logits.tolist() == [[1.0, 2.0, 3.0]] * 2
 
 
-@pytest.mark.parametrize("name", ["pifia", "pci", "deeploc"])
+@pytest.mark.parametrize("name", ["pifia", "pci"])
 def test_taps_and_pooling_are_what_their_names_say(name):
     first = load_model(name, n_outputs=2).network.stages[0]
     order = ("relu", "norm") if name == "pci" else ("norm", "relu")

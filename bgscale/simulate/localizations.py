@@ -5,9 +5,6 @@ protein in it, in a patch. It refuses to own fields, brightness, optics and nois
 The one idea: a drawing is a sum of filled compartments, shells around them and spots. All take
 their shapes from the same anatomy, so that a nuclear ring surrounds the nucleus of the nucleus
 channel and a vacuole fills the hole of the cytosol channel.
-
-Drawings that are told apart by number, size and place only (actin, endosome, Golgi, peroxisome,
-spindle pole) overlap on purpose, as they do in real screens.
 """
 
 from collections.abc import Callable
@@ -68,6 +65,11 @@ class Anatomy:
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         points = [self.centre[0] + u * sin + v * cos, self.centre[1] + u * cos - v * sin]
         return np.stack(np.broadcast_arrays(*points), axis=-1)
+
+    def on_envelope(self, turn: npt.NDArray[np.float64]) -> Points:
+        """Return the points of the nuclear envelope in the directions `turn`, radians."""
+        y, x, radius = self.nucleus
+        return np.stack([y + radius * np.sin(turn), x + radius * np.cos(turn)], axis=-1)
 
     @cached_property
     def radius(self) -> float:
@@ -184,10 +186,7 @@ def actin(cell: Anatomy, rng: np.random.Generator) -> Image:
     """Draw cortical patches, most of them in the bud or at the pole, and faint cables."""
     cortex = (cell.depth > 0.05 * cell.um) & (cell.depth < 0.55 * cell.um)
     count = int(rng.integers(9, 17))
-    if cell.bud is not None:
-        y, x, radius = cell.bud
-    else:
-        (y, x), radius = cell.shell(cell.pole), 0.7 * cell.radius
+    y, x, radius = cell.bud or (*cell.shell(cell.pole), 0.7 * cell.radius)
     polar = cortex & (np.hypot(cell.y - y, cell.x - x) < radius + 0.3 * cell.um)
     at = np.concatenate(
         [_scatter(cell, polar, count * 2 // 3, rng), _scatter(cell, cortex, count // 2, rng)]
@@ -205,7 +204,6 @@ def bud_neck(cell: Anatomy, rng: np.random.Generator) -> Image:
     """Draw a ring, seen from the side, where the bud meets the mother; else its scar."""
     half_um = rng.uniform(0.4, 0.6)
     if cell.bud is None:
-        half_um *= rng.uniform(0.7, 1.1)
         reach = half_um * cell.um / cell.radius
         at = cell.shell(cell.pole + np.linspace(-reach, reach, 7), 0.95)
         bar = np.full(7, rng.uniform(0.35, 0.9))
@@ -288,10 +286,8 @@ def nucleus(cell: Anatomy, rng: np.random.Generator) -> Image:
 
 def nuclear_periphery(cell: Anatomy, rng: np.random.Generator) -> Image:
     """Draw a beaded ring around the nucleus."""
-    y, x, radius = cell.nucleus
     ring = 0.9 * _membrane(cell.nucleus_depth, MEMBRANE_WIDTH_UM * cell.um)
-    turn = rng.uniform(0, 2 * np.pi, int(rng.integers(4, 9)))
-    pores = np.stack([y + radius * np.sin(turn), x + radius * np.cos(turn)], axis=-1)
+    pores = cell.on_envelope(rng.uniform(0, 2 * np.pi, int(rng.integers(4, 9))))
     return ring + _spots(cell, pores, 0.6, SPOT_WIDTH_UM) + 0.12 * cell.cytoplasm
 
 
@@ -308,12 +304,11 @@ def nucleolus(cell: Anatomy, rng: np.random.Generator) -> Image:
 
 def spindle_pole(cell: Anatomy, rng: np.random.Generator) -> Image:
     """Draw one dot on the nuclear envelope, two once a bud is there."""
-    y, x, radius = cell.nucleus
     turn = np.array([cell.pole + cell.angle + rng.normal(0, 0.4)])
     if cell.bud is not None or rng.random() < 0.15:
         turn = np.append(turn, turn[0] + rng.uniform(1.2, np.pi))
-    at = np.stack([y + radius * np.sin(turn), x + radius * np.cos(turn)], axis=-1)
-    light: Image = _spots(cell, at, rng.uniform(1.6, 2.8), 0.13) + 0.08 * cell.nucleoplasm
+    spots = _spots(cell, cell.on_envelope(turn), rng.uniform(1.6, 2.8), 0.13)
+    light: Image = spots + 0.08 * cell.nucleoplasm
     return light + 0.12 * cell.cytoplasm
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from bgscale import crops as crop_kernels
 from bgscale import draw, segment
 from bgscale.distribute.units import Unit
-from bgscale.errors import InputError
+from bgscale.errors import InputError, UnitError
 from bgscale.results import INNER_CELLS
 from bgscale.schema import MEDIUM, Reason
 from bgscale.settings import Cells, Ints, select_donors
@@ -193,8 +193,7 @@ def ranges(job: Job, unit: Unit) -> Done:
         member = table.usable & (table.cells.protein == protein)
         rows = np.flatnonzero(member & ((field < 0) | (table.cells.field == field)))
         first = draw.order(job.config.seed, "range", table.cells.ids[rows])[:RANGE_CELLS]
-        low, high = crop_kernels.intensity_range(image.oindex[np.sort(rows[first])])
-        bounds[i] = np.stack([low, high], -1)
+        bounds[i] = crop_kernels.intensity_range(image.oindex[np.sort(rows[first])])
     return job.store.write(f"{node}/range", [(unit.start, unit.stop)], bounds), {}
 
 
@@ -330,7 +329,14 @@ def bank(job: Job, unit: Unit) -> Done:
     if which == "windows":
         ids = store.read(f"{which}/id", k)
         for i in range(size):
-            block["image"][i] = refilled(block["image"][i], block["mask"][i], ids[i], job, "cells")
+            mask = block["mask"][i]
+            filled = crop_kernels.fill_with_medium(
+                block["image"][i], hole=mask != MEDIUM, mask=mask, cell=int(ids[i])
+            )
+            if filled is None:
+                msg = f"window {i} of class {job.classes[k]!r} has too little medium"
+                raise UnitError(msg)
+            block["image"][i] = filled
         block["mask"][:] = MEDIUM
     for name, values in block.items():
         files += store.write(f"{which}/{name}", [(k, k + 1)], values[None])

@@ -104,8 +104,8 @@ def swap(
             filled = fill_with_medium(
                 block.image[i],
                 hole=holes[i],
-                medium=block.mask[i] == MEDIUM,
-                cell_id=int(block.cells.ids[i]),
+                mask=block.mask[i],
+                cell=int(block.cells.ids[i]),
             )
             if filled is None:
                 missing[i] = Missing.NO_MEDIUM
