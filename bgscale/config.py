@@ -112,7 +112,7 @@ class TrainingSection(Section):
     fields: tuple[str, ...] = Field((), description="train on these fields only; empty: all")
     epochs: int = Field(30, ge=1, description="passes over the training cells, at most")
     patience: int = Field(8, ge=1, description="stop after so many epochs without a better loss")
-    batch_size: int = Field(64, ge=1, description="crops a step")
+    batch_size: int = Field(64, ge=2, description="crops a step")
     learning_rate: float = Field(3e-3, gt=0, description="peak of the schedule")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled, AdamW's")
     validation_fraction: float = Field(
@@ -129,10 +129,27 @@ class ModelSection(Section):
     architecture: str = Field("tiny", description="tiny, pifia, pci, deeploc, or a plug-in's name")
     weights: str = Field("", description="safetensors file; empty: seeded random weights")
     seed: int = Field(0, ge=0, description="of random weights")
+    channels: tuple[str, ...] = Field(
+        (), description="channel roles to read (protein, cytosol, nucleus); empty: the model's own"
+    )
     preprocess: tuple[str, ...] = Field(
-        (), description="steps instead of the model's own: minmax, standardise, minmax_inside, mask"
+        (),
+        description="steps instead of the model's own, of minmax, standardise, percentile_range, "
+        "minmax_inside, mask; `masked` ends with mask in any case",
     )
     micro_batch: int = Field(0, ge=0, description="crops a forward pass; 0: the model's own")
+
+    def overrides(self) -> dict[str, Any]:
+        """Return what replaces fields of the model's spec."""
+        changed: dict[str, Any] = {}
+        if self.channels:
+            changed["channels"] = self.channels
+        if self.preprocess:
+            steps = tuple(step for step in self.preprocess if step != "mask")
+            changed |= {"preprocess": self.preprocess, "masked_preprocess": (*steps, "mask")}
+        if self.micro_batch:
+            changed["micro_batch"] = self.micro_batch
+        return changed
 
 
 class RunConfig(Section):

@@ -13,6 +13,8 @@ from bgscale.draw import UInt64Array, integers
 from bgscale.schema import CENTRE_CELL, MEDIUM, OTHER_CELL
 
 RANGE_PERCENTILES = (0.1, 99.9)
+FAR_WEIGHT = 0.01
+"""Share of medium around a pixel below which the mean of all medium counts more than it."""
 HALO_PX = 4
 """Medium this near to a cell carries its blur and is not taken for medium."""
 MIN_MEDIUM_PX = 200
@@ -136,15 +138,14 @@ def _outliers(
 
 
 def _smooth(image: npt.NDArray[np.float64], medium: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """Return the medium's smooth part everywhere: a normalised convolution of its pixels."""
-    sigma = SMOOTHING_PX
-    weight = ndimage.gaussian_filter(medium.astype(np.float64), sigma, mode="nearest", truncate=6)
-    # far from all medium the nearest smooth value is repeated
-    known = weight > 1e-3
-    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    """Return the medium's smooth part everywhere: a normalised convolution of its pixels.
+
+    Far from all medium it turns into the medium's mean, without a step.
+    """
+    weight = ndimage.gaussian_filter(medium.astype(np.float64), SMOOTHING_PX, mode="nearest")
     out = np.empty_like(image)
     for channel, plane in enumerate(image):
-        total = ndimage.gaussian_filter(plane * medium, sigma, mode="nearest", truncate=6)
-        level = np.divide(total, weight, out=np.zeros_like(total), where=known)
-        out[channel] = level[tuple(nearest)]
+        mean = plane[medium].mean()
+        total = ndimage.gaussian_filter((plane - mean) * medium, SMOOTHING_PX, mode="nearest")
+        out[channel] = mean + total / (weight + FAR_WEIGHT)
     return out

@@ -115,7 +115,8 @@ def stages(job: Job) -> list[Stage]:
     ) -> None:
         found.append(Stage(name, token[name], nodes, length, write_size, prepare, purpose))
 
-    proteins = named("proteins", "", [], classes=job.screen.class_identity())
+    plate_map = job.screen.plate_map
+    proteins = named("proteins", "", [], map=plate_map.identity())
     add(proteins, ("proteins",), "classes of each protein")
     cut = named(
         "cut",
@@ -148,7 +149,8 @@ def stages(job: Job) -> list[Stage]:
     donors = named(
         "donors",
         "",
-        [proteins, ranges],
+        [ranges],
+        classes=plate_map.class_identity(),
         seed=config.seed,
         donors=config.donors.model_dump(),
         fields=config.evaluation.fields,

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bgscale import draw
 from bgscale.errors import InputError, nearest
 
 SEPARATOR = ";"
@@ -35,6 +36,14 @@ class PlateMap:
     classes: tuple[str, ...]
     labels: npt.NDArray[np.bool_]
     columns: dict[str, list[str]]
+
+    def class_identity(self) -> str:
+        """Return a hash of the classes of each protein."""
+        return f"{draw.digest64(self.columns['protein'], self.classes, self.labels.tolist()):016x}"
+
+    def identity(self) -> str:
+        """Return a hash of the whole map."""
+        return f"{draw.digest64(self.class_identity(), self.columns):016x}"
 
     def of(self, rows: Sequence[int]) -> "PlateMap":
         """Return the map of some of its proteins; classes that none of them has are left out."""

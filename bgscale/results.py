@@ -133,7 +133,6 @@ class Store:
             dimension_names=tuple(dims),
             attributes=dict(attrs),
             zarr_format=3,
-            config={"write_empty_chunks": True},
         )
 
     def remove(self, node: str) -> None:
@@ -168,8 +167,9 @@ class Store:
         AlignmentError
             The region does not cover whole shards.
         """
-        array = zarr.open_array(
-            str(self.path), path=name, mode="r+", config={"write_empty_chunks": True}
+        # `config=` of open_array is not heeded (zarr 3.1.6)
+        array = zarr.open_array(str(self.path), path=name, mode="r+").with_config(
+            {"write_empty_chunks": True, "order": "C"}
         )
         step = array.shards or array.chunks
         full = [*region, *((0, n) for n in array.shape[len(region) :])]

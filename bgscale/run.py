@@ -242,7 +242,9 @@ class Run:
             stage.prepare(self._job)
             units = len(stage.units(self._job))
             made[stage.name] = {"token": stage.token, "units": units, "purpose": stage.purpose}
-            self.store.update_attrs({"stages": made})
+            # in the order of the stages, whatever was redone: equal runs have equal stores
+            ordered = {s.name: made.pop(s.name) for s in self._stages if s.name in made} | made
+            self.store.update_attrs({"stages": ordered})
 
     def _forget(self, outdated: Sequence[str]) -> None:
         made = self._made()

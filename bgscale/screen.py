@@ -144,11 +144,6 @@ class Screen:
         facts = f"{files} {self.crop_shape} {self.dtype}"
         return hashlib.blake2b(f"{text}\n{facts}".encode(), digest_size=16).hexdigest()
 
-    def class_identity(self) -> str:
-        """Return a hash of the classes of each protein and the map's further columns."""
-        facts = (self.proteins, self.classes, self.plate_map.labels.tolist(), self.plate_map.columns)
-        return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
-
     @property
     def _wanted_mask(self) -> bool:
         return bool(self.opened_with["mask"])
@@ -193,14 +188,6 @@ class Screen:
         if not labels and plane.min() == plane.max():
             return Reason.CONSTANT, nothing
         return Reason.OK, plane
-
-    def map_columns(self) -> dict[str, list[str]]:
-        """Return the columns of the plate map, by protein."""
-        return self.plate_map.columns
-
-    def label_matrix(self) -> npt.NDArray[np.bool_]:
-        """Return which classes each protein has: (protein, localization), bool."""
-        return self.plate_map.labels
 
     def plate_map_template(self) -> str:
         """Return CSV text with a row per protein and an empty class."""

@@ -1,4 +1,4 @@
-"""What a person asks first of a run store: the table, the most shifted proteins, what to beware of."""
+"""What a person asks first of a run store: the table, the shifts, and what to beware of."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +23,8 @@ def node(tree: xr.DataTree, kind: str, model: str) -> xr.Dataset:
     InputError
         There is no such model; those that are there are named.
     """
-    if f"{kind}/{model}" not in tree:
-        known = list(tree[kind].children) if kind in tree else []
+    known = list(tree[kind].children) if kind in tree.children else []
+    if model not in known:
         have = ", ".join(known) or "none yet: `bgscale run` makes them"
         msg = f"no {kind} of model {model!r}{nearest(model, known)}; there are {have}"
         raise InputError(msg)
@@ -36,7 +36,7 @@ def models_of(tree: xr.DataTree, kind: str, model: str = "") -> list[str]:
     if model:
         node(tree, kind, model)
         return [model]
-    known = list(tree[kind].children) if kind in tree else []
+    known = list(tree[kind].children) if kind in tree.children else []
     if not known:
         msg = f"no {kind} in this store yet: `bgscale run` makes it, `bgscale status` says how far"
         raise InputError(msg)

@@ -12,7 +12,6 @@ single-cell imaging data. Mol Syst Biol 20:521-548.
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -134,11 +133,11 @@ def train(
     name = model_to_train(config)
     model = config.models[name]
     plate, rows, proteins = training_cells(job)
-    overrides: dict[str, Any] = {}
-    if model.preprocess:
-        overrides = {"preprocess": model.preprocess, "masked_preprocess": model.preprocess}
     untrained = load_model(
-        model.architecture, seed=section.seed, n_outputs=len(proteins), overrides=overrides or None
+        model.architecture,
+        seed=section.seed,
+        n_outputs=len(proteins),
+        overrides=model.overrides() or None,
     ).spec
     spec = replace(
         untrained,
@@ -163,7 +162,7 @@ def train(
         if held_out is not None and accuracy is not None:
             text += f", held out {held_out:.3f}, {accuracy:.1%} right"
         if on_epoch is not None:
-            on_epoch(epoch, section.epochs, text)
+            on_epoch(epoch + 1, section.epochs, text)
 
     result = fit(
         images,
@@ -179,7 +178,7 @@ def train(
     )  # fmt: skip
     save_weights(weights, result.network, result.spec)
     checkpoint.unlink(missing_ok=True)
-    accuracy = result.history[result.best_epoch - 1].validation_accuracy
+    accuracy = result.history[result.best_epoch].validation_accuracy
     held_out = int(result.validation.sum())
-    epochs, best = len(result.history), result.best_epoch
+    epochs, best = len(result.history), result.best_epoch + 1
     return Training(weights, len(rows), held_out, len(proteins), epochs, best, accuracy)

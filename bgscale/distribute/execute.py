@@ -176,7 +176,7 @@ def _on_cluster(
     threads = sum(client.nthreads().values())
     window = max(threads, 1) * UNITS_IN_FLIGHT_PER_THREAD
     waiting = iter(todo)
-    running = as_completed()
+    running = as_completed(loop=client.loop)
     owners: dict[str, Unit] = {}
 
     def submit_next() -> None:

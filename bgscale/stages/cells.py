@@ -49,13 +49,13 @@ def proteins(job: Job, unit: Unit) -> Done:
         )
         raise InputError(msg)
     coords = {"protein": screen.proteins, "localization": screen.classes}
-    store.create_group("proteins", coords=coords, plate_map=screen.map_columns())
+    store.create_group("proteins", coords=coords, plate_map=screen.plate_map.columns)
     shape = {"protein": len(screen.proteins), "localization": len(screen.classes)}
     store.create_array(
         "proteins/label", shape, "uint8", chunk={}, long_name="whether the protein has the class"
     )
     region = [(0, shape["protein"])]
-    return store.write("proteins/label", region, screen.label_matrix().astype("uint8")), {}
+    return store.write("proteins/label", region, screen.plate_map.labels.astype("uint8")), {}
 
 
 def create_cells(job: Job) -> None:

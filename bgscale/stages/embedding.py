@@ -6,6 +6,7 @@ donor bank that the process holds.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from bgscale import settings as swaps
 from bgscale.crops import fill_with_medium
 from bgscale.distribute.units import Unit
 from bgscale.errors import InputError
-from bgscale.models import EmbeddingModel, load_model
+from bgscale.models import load_model
+from bgscale.models.embedding import EmbeddingModel
 from bgscale.schema import CENTRE_CELL, MEDIUM, OWN_BACKGROUND, Missing
 from bgscale.settings import Cells, Setting
 from bgscale.stages.cells import Done, cell_ranges, shard_cells
@@ -32,16 +34,17 @@ SAMPLED_CELLS = 2
 def model_of(text: str, name: str) -> EmbeddingModel:
     """Return a model of the job, loaded once a process."""
     section = open_job(text).config.models[name]
-    overrides: dict[str, Any] = {}
-    if section.preprocess:
-        overrides |= {"preprocess": section.preprocess, "masked_preprocess": section.preprocess}
-    if section.micro_batch:
-        overrides["micro_batch"] = section.micro_batch
+    if section.weights and not Path(section.weights).is_file():
+        msg = (
+            f"models.{name}.weights: no file {section.weights}; `bgscale train run.toml` writes "
+            'it, weights = "" means random weights'
+        )
+        raise InputError(msg)
     return load_model(
         section.architecture,
         weights=section.weights or None,
         seed=section.seed,
-        overrides=overrides or None,
+        overrides=section.overrides() or None,
     )
 
 
@@ -132,7 +135,8 @@ def swap(
 
 def bank_of(job: Job, setting: Setting) -> Bank | None:
     """Return the bank that a setting draws from."""
-    return job.bank({"crop": "donors", "window": "windows"}[setting.source]) if setting.swaps else None
+    node = {"own": None, "crop": "donors", "window": "windows"}[setting.source]
+    return None if node is None else job.bank(node)
 
 
 def features(
@@ -150,7 +154,7 @@ def features(
         factor=factor,
     )
     out = {}
-    for layer, values in model.embed(crops, masks == 1, mode=setting.mode).items():
+    for layer, values in model.embed(crops, masks, mode=setting.mode).items():
         out[layer] = np.full((len(swapped.missing), values.shape[1]), np.nan, np.float32)
         out[layer][rows] = values
     return out
