@@ -24,6 +24,7 @@ from bgscale.errors import (
 )
 
 if TYPE_CHECKING:
+    from bgscale.accuracy import Aggregate
     from bgscale.config import RunConfig
     from bgscale.run import Outcome, Run
 
@@ -74,7 +75,7 @@ def _tell(message: str = "") -> None:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bgscale")
 def main() -> None:
-    """Does a single-cell embedding read the neighbours?
+    r"""Measure whether a single-cell embedding reads the neighbours.
 
     bgscale puts every cell of a screen on other backgrounds, embeds it again, and says how far
     classification and the localization proportions of each protein move.
@@ -296,7 +297,7 @@ def table(
     store: Path | None,
     model: str,
     published: Path | None,
-    aggregate: str | None,
+    aggregate: "Aggregate | None",
     differ_in: str,
     as_json: bool,  # noqa: FBT001
 ) -> None:
@@ -322,3 +323,7 @@ def table(
         click.echo(json.dumps({name: to_json(one) for name, one in made.items()}, indent=2))
     else:
         click.echo(format_table(made, title=str(published or store)), nl=False)
+
+
+if __name__ == "__main__":
+    main()

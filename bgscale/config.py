@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from bgscale.errors import ConfigError, nearest
@@ -24,47 +24,74 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 class Section(BaseModel):
     """A table of the TOML file: frozen, bounded, without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+    )
 
 
 class ScreenSection(Section):
     """The input: already cut crops and their plate map. It is never written to."""
 
-    path: str = Field("crops", description="folder or .zip with the crops")
+    path: str = Field(default="crops", min_length=1, description="folder or .zip with the crops")
     pattern: str = Field(
-        "",
+        default="",
         description="how files are named: pci, pifia, bgscale, or a template such as "
         "'{protein}/{protein}_{field}_{cell}_{channel}.tif'; empty: found out",
     )
     plate_map: str = Field(
-        "platemap.csv", description="CSV: a row per protein; empty where the class is the protein"
+        default="platemap.csv",
+        description="CSV: a row per protein; empty where the class is the protein",
     )
     class_column: str = Field(
-        "localization",
+        default="localization",
         description="column of the plate map that is the class (several: 'cytoplasm;nucleus')",
     )
-    protein: str = Field("gfp", description="channel of the tagged protein, as the files name it")
-    cytosol: str = Field("rfp", description="channel that shows whole cells; empty: none")
-    nucleus: str = Field("", description="channel of the nuclei; empty: none")
-    mask: str = Field("", description="channel name of mask files; empty: cells are segmented")
-    pixel_size_um: float = Field(0.0, ge=0, description="micrometres a pixel; 0: not known")
+    protein: str = Field(
+        default="gfp", description="channel of the tagged protein, as the files name it"
+    )
+    cytosol: str = Field(default="rfp", description="channel that shows whole cells; empty: none")
+    nucleus: str = Field(default="", description="channel of the nuclei; empty: none")
+    mask: str = Field(
+        default="", description="channel name of mask files; empty: cells are segmented"
+    )
+    pixel_size_um: float = Field(default=0.0, ge=0, description="micrometres a pixel; 0: not known")
     intensity_scaling: Literal["plate", "field"] = Field(
-        "plate",
+        default="plate",
         description="'plate': images are camera counts; 'field': each field was scaled by itself, "
         "so intensity ranges are taken by field",
     )
-    proteins: tuple[str, ...] = Field((), description="only these proteins; empty: all")
-    limit: int = Field(0, ge=0, description="at most so many cells, for a first look; 0: all")
+    proteins: tuple[str, ...] = Field(default=(), description="only these proteins; empty: all")
+    limit: int = Field(
+        default=0, ge=0, description="at most so many cells, for a first look; 0: all"
+    )
 
 
 class DonorSection(Section):
     """The donor bank: the cells that lend their background."""
 
-    per_class: int = Field(2000, ge=1, description="donors of each class, equally many a protein")
-    windows_per_class: int = Field(2000, ge=1, description="cell-free windows of each class")
-    min_pool: int = Field(20, ge=1, description="fewer donors than this in a class is an error")
+    per_class: int = Field(
+        default=2000, ge=1, description="donors of each class, equally many a protein"
+    )
+    windows_per_class: int = Field(
+        default=2000, ge=1, description="cell-free windows of each class"
+    )
+    min_pool: int = Field(
+        default=20, ge=1, description="fewer donors than this in a class is an error"
+    )
+    smallest_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="donors come from this share of the cells, those with the smallest centre cell: "
+        "what the foreground does not cover of a donor's own centre cell tells its class",
+    )
     per_field: int = Field(
-        0, ge=0, description="most donors of one field; 0: twice an even share of its protein"
+        default=0,
+        ge=0,
+        description="most donors of one field; 0: twice an even share of its protein",
     )
 
 
@@ -72,7 +99,7 @@ class EvaluationSection(Section):
     """Which cells take part in both experiments."""
 
     fields: tuple[str, ...] = Field(
-        (), description="evaluate on these fields only, donors included; empty: all"
+        default=(), description="evaluate on these fields only, donors included; empty: all"
     )
 
 
@@ -80,13 +107,16 @@ class ClassificationSection(Section):
     """Experiment 1: linear SVMs between all pairs of classes."""
 
     crops_per_class: int = Field(
-        1000, ge=5, description="crops of each class; falls to the smallest class, which is said"
+        default=1000,
+        ge=5,
+        description="crops of each class; falls to the smallest class, which is said",
     )
-    folds: int = Field(5, ge=2, description="folds of the cross-validation, unshuffled")
-    penalty: float = Field(1.0, gt=0, description="C of the SVM")
-    max_iterations: int = Field(100_000, ge=1, description="libsvm's cap, as published")
+    folds: int = Field(default=5, ge=2, description="folds of the cross-validation, unshuffled")
+    penalty: float = Field(default=1.0, gt=0, description="C of the SVM")
+    max_iterations: int = Field(default=100_000, ge=1, description="libsvm's cap, as published")
     aggregate: Literal["symmetric", "published"] = Field(
-        "symmetric", description="how pairs are averaged in the table; published: with its quirks"
+        default="symmetric",
+        description="how pairs are averaged in the table; published: with its quirks",
     )
 
 
@@ -94,50 +124,63 @@ class ProportionSection(Section):
     """Experiment 2: predicted localization proportions of each protein."""
 
     cells_per_class: int = Field(
-        5000, ge=10, description="most cells of one class in a fit, equally many a protein"
+        default=5000, ge=10, description="most cells of one class in a fit, equally many a protein"
     )
     penalty: float = Field(
-        1e-3, ge=0, description="ridge penalty on standardised features, of the mean cross entropy"
+        default=1e-3,
+        ge=0,
+        description="ridge penalty on standardised features, of the mean cross entropy",
     )
-    folds: int = Field(5, ge=2, description="folds over proteins; all are scored out of fold")
+    folds: int = Field(
+        default=5, ge=2, description="folds over proteins; all are scored out of fold"
+    )
     replicates: int = Field(
-        20, ge=0, description="classifiers fitted on Poisson-reweighted training proteins"
+        default=20, ge=0, description="classifiers fitted on Poisson-reweighted training proteins"
     )
 
 
 class TrainingSection(Section):
     """`bgscale train`: the pretext task is to tell which protein a crop shows."""
 
-    model: str = Field("", description="name of the model to train; empty: the only one")
-    fields: tuple[str, ...] = Field((), description="train on these fields only; empty: all")
-    epochs: int = Field(30, ge=1, description="passes over the training cells, at most")
-    patience: int = Field(8, ge=1, description="stop after so many epochs without a better loss")
-    batch_size: int = Field(64, ge=2, description="crops a step")
-    learning_rate: float = Field(3e-3, gt=0, description="peak of the schedule")
-    weight_decay: float = Field(1e-4, ge=0, description="decoupled, AdamW's")
-    validation_fraction: float = Field(
-        0.2, ge=0, lt=1, description="share of the fields held out for early stop"
+    model: str = Field(default="", description="name of the model to train; empty: the only one")
+    fields: tuple[str, ...] = Field(
+        default=(), description="train on these fields only; empty: all"
     )
-    cells_per_protein: int = Field(2000, ge=1, description="most cells of one protein")
-    seed: int = Field(0, ge=0, description="of first weights, batches and augmentation")
-    threads: int = Field(2, ge=1, description="torch threads: trained weights depend on it")
+    epochs: int = Field(default=30, ge=1, description="passes over the training cells, at most")
+    patience: int = Field(
+        default=8, ge=1, description="stop after so many epochs without a better loss"
+    )
+    batch_size: int = Field(default=64, ge=2, description="crops a step")
+    learning_rate: float = Field(default=3e-3, gt=0, description="peak of the schedule")
+    weight_decay: float = Field(default=1e-4, ge=0, description="decoupled, AdamW's")
+    validation_fraction: float = Field(
+        default=0.2, ge=0, lt=1, description="share of the fields held out for early stop"
+    )
+    cells_per_protein: int = Field(default=2000, ge=1, description="most cells of one protein")
+    seed: int = Field(default=0, ge=0, description="of first weights, batches and augmentation")
+    threads: int = Field(default=2, ge=1, description="torch threads: trained weights depend on it")
 
 
 class ModelSection(Section):
     """One embedding model; the table's name is the name of its results."""
 
-    architecture: str = Field("tiny", description="tiny, pifia, pci, deeploc, or a plug-in's name")
-    weights: str = Field("", description="safetensors file; empty: seeded random weights")
-    seed: int = Field(0, ge=0, description="of random weights")
+    architecture: str = Field(
+        default="tiny", description="tiny, pifia, pci, deeploc, or a plug-in's name"
+    )
+    weights: str = Field(default="", description="safetensors file; empty: seeded random weights")
+    seed: int = Field(default=0, ge=0, description="of random weights")
     channels: tuple[str, ...] = Field(
-        (), description="channel roles to read (protein, cytosol, nucleus); empty: the model's own"
+        default=(),
+        description="channel roles to read (protein, cytosol, nucleus); empty: the model's own",
     )
     preprocess: tuple[str, ...] = Field(
-        (),
+        default=(),
         description="steps instead of the model's own, of minmax, standardise, percentile_range, "
         "minmax_inside, mask; `masked` ends with mask in any case",
     )
-    micro_batch: int = Field(0, ge=0, description="crops a forward pass; 0: the model's own")
+    micro_batch: int = Field(
+        default=0, ge=0, description="crops a forward pass; 0: the model's own"
+    )
 
     def overrides(self) -> dict[str, Any]:
         """Return what replaces fields of the model's spec."""
@@ -155,18 +198,23 @@ class ModelSection(Section):
 class RunConfig(Section):
     """A run: screen, store, seed, settings, models, and the two experiments."""
 
-    store: str = Field("results.zarr", description="the run store: results are written there")
-    seed: int = Field(0, ge=0, description="of donors, draws and folds")
+    store: str = Field(
+        default="results.zarr", min_length=1, description="the run store: results are written there"
+    )
+    seed: int = Field(default=0, ge=0, description="of donors, draws and folds")
     settings: tuple[str, ...] = Field(
-        PAPER_SETTINGS,
+        default=PAPER_SETTINGS,
         description="background settings; controls: " + ", ".join(CONTROL_SETTINGS),
     )
     shard_cells: int = Field(
-        0, ge=0, le=4096, description="cells a shard, a multiple of 64; 0: by the screen's size"
+        default=0,
+        ge=0,
+        le=4096,
+        description="cells a shard, a multiple of 64; 0: by the screen's size",
     )
     screen: ScreenSection = ScreenSection()
     models: dict[Name, ModelSection] = Field(
-        {"tiny": ModelSection()}, min_length=1, description="embedding models by name"
+        default={"tiny": ModelSection()}, min_length=1, description="embedding models by name"
     )
     donors: DonorSection = DonorSection()
     evaluation: EvaluationSection = EvaluationSection()
@@ -174,27 +222,39 @@ class RunConfig(Section):
     proportions: ProportionSection = ProportionSection()
     training: TrainingSection = TrainingSection()
 
+    @field_validator("shard_cells")
+    @classmethod
+    def _whole_chunks(cls, cells: int) -> int:
+        if cells % 64:
+            msg = f"shard_cells = {cells}: expected a multiple of 64"
+            raise ValueError(msg)
+        return cells
+
+    @field_validator("settings")
+    @classmethod
+    def _original_first(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if "original" not in names:
+            msg = (
+                f"settings = {list(names)}: 'original' is missing; add it, every shift is "
+                "measured against it"
+            )
+            raise ValueError(msg)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            msg = f"settings = {list(names)}: named twice: {', '.join(twice)}"
+            raise ValueError(msg)
+        return ("original", *(name for name in names if name != "original"))
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, origin: str = "config") -> Self:
         """Check `values`; unknown keys and values out of bounds raise `ConfigError`."""
         try:
-            config = cls.model_validate(values)
+            # as JSON, strictly: there "7" and true are no integers, but a list is a tuple
+            return cls.model_validate_json(json.dumps(values, default=str), strict=True)
         except ValidationError as error:
             lines = [_explain(cls, e) for e in error.errors()]
             msg = f"{origin}: " + "; ".join(lines)
             raise ConfigError(msg) from None
-        if config.shard_cells % 64:
-            msg = f"{origin}: shard_cells = {config.shard_cells}; expected a multiple of 64"
-            raise ConfigError(msg)
-        if "original" not in config.settings:
-            msg = f"{origin}: settings must hold 'original', every shift is measured against it"
-            raise ConfigError(msg)
-        if len(set(config.settings)) != len(config.settings):
-            msg = f"{origin}: settings {list(config.settings)} name one twice"
-            raise ConfigError(msg)
-        # `original` stands first everywhere: shifts are measured against it
-        ordered = ("original", *(s for s in config.settings if s != "original"))
-        return config.model_copy(update={"settings": ordered})
 
     @classmethod
     def from_toml(cls, path: str | Path) -> Self:
@@ -207,7 +267,8 @@ class RunConfig(Section):
         """
         path = Path(path)
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            # Windows editors put a byte order mark before the text
+            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             msg = f"cannot read {path}: {error.strerror}; `bgscale init` writes a run.toml"
             raise ConfigError(msg) from None
@@ -229,9 +290,7 @@ class RunConfig(Section):
             name: model.model_copy(update={"weights": at(model.weights)})
             for name, model in self.models.items()
         }
-        return self.model_copy(
-            update={"store": at(self.store), "screen": screen, "models": models}
-        )
+        return self.model_copy(update={"store": at(self.store), "screen": screen, "models": models})
 
     def to_config(self) -> dict[str, Any]:
         """Return the config as plain JSON types."""
@@ -253,7 +312,9 @@ def template(config: RunConfig | None = None) -> str:
             tables += ["", *_table(key, value)]
         elif key == "models":
             for name, model in value.items():
-                tables += ["", *_table(f"models.{name}", model)]
+                # a bare dot would make a table in a table
+                key = _toml(name) if "." in name else name
+                tables += ["", *_table(f"models.{key}", model)]
         else:
             lines += _entry(key, field, value)
     return "\n".join(lines + tables) + "\n"
@@ -284,7 +345,34 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         known = _keys_at(model, where[:-1])
         return f"unknown key '{key}'{nearest(str(where[-1]), known)}; known: {', '.join(known)}"
-    return f"{key} = {error['input']!r}: {error['msg'].lower()}"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if where[-1] == "[key]":
+        return (
+            f"{'.'.join(where[:-2])}: name {error['input']!r}; expected letters, digits, '_', '-' "
+            "and '.', the first a letter or a digit"
+        )
+    wording = _EXPECTED.get(error["type"], error["msg"].removeprefix("Input should be "))
+    expected = wording.format(**error.get("ctx", {}))
+    return f"{key} = {_toml(error['input'])}: expected {expected}"
+
+
+_EXPECTED = {
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "{le} or less",
+    "less_than": "less than {lt}",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "string_type": "a string",
+    "string_too_short": "a string that is not empty",
+    "tuple_type": "a list",
+    "model_type": "a table",
+    "dict_type": "a table",
+    "too_short": "{min_length} or more of them",
+}
+"""What each kind of wrong value should have been, where pydantic's wording is for programmers."""
 
 
 def _keys_at(model: type[BaseModel], where: list[Any]) -> list[str]:

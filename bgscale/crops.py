@@ -37,15 +37,17 @@ def intensity_range(images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     array (channel, bound), float32
     """
     pixels = np.moveaxis(images, 1, 0).reshape(images.shape[1], -1)
-    return np.percentile(pixels, RANGE_PERCENTILES, axis=1).T.astype(np.float32)
+    return np.asarray(np.percentile(pixels, RANGE_PERCENTILES, axis=1).T, np.float32)
 
 
 def usable_medium(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Return where there is medium beyond the halo of cells: (cell, y, x), bool."""
-    if mask.ndim == 2:
-        return usable_medium(mask[None])[0]
-    near = ndimage.maximum_filter(mask != MEDIUM, size=(1, 2 * HALO_PX + 1, 2 * HALO_PX + 1))
-    return ~near
+    """Return where there is medium beyond the halo of cells: (..., y, x), bool."""
+    return ~_with_halo(mask != MEDIUM)
+
+
+def _with_halo(where: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    width = 2 * HALO_PX + 1
+    return np.asarray(ndimage.maximum_filter(where, size=width, axes=(-2, -1)), bool)
 
 
 def measure(mask: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.int32]]:
@@ -87,7 +89,8 @@ def fill_with_medium(
     ----------
     image : array (channel, y, x), counts
     hole : array (y, x), bool
-        Pixels to replace; their halo is replaced as well, as far as it shows no other cell.
+        Pixels to replace; their halo is replaced as well, as far as it shows no other cell. Where
+        no cell is left, medium that stands out of the rest (a cell that was missed) goes too.
     mask : array (y, x), uint8
         0 medium, 1 centre cell, 2 other cells.
     cell : int
@@ -107,7 +110,7 @@ def fill_with_medium(
     residual = (image - smooth).reshape(len(image), -1)[:, where]
     residual -= residual.mean(1, keepdims=True)
     kept = (mask != MEDIUM) & ~hole
-    grown = ndimage.binary_dilation(hole, iterations=HALO_PX) & ~kept
+    grown = _with_halo(hole) & ~kept
     if not kept.any():
         # no cell is to be seen: what stands out of the medium is light of one
         grown |= ~medium
@@ -123,16 +126,16 @@ def fill_with_medium(
     return out.reshape(image.shape)
 
 
-def _outliers(
-    image: npt.NDArray[Any], medium: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
+def _outliers(image: npt.NDArray[Any], medium: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return medium that stands out of the rest in any channel: debris, a cell that was missed."""
     blurred = ndimage.gaussian_filter(image.astype(np.float64), (0, 1, 1), mode="nearest")
     out = np.zeros(medium.shape, bool)
     for plane in blurred:
         middle = np.median(plane[medium])
         spread = 1.4826 * np.median(np.abs(plane[medium] - middle))
-        out |= medium & (np.abs(plane - middle) > OUTLIER_SPREADS * max(spread, 1e-12))
+        # where most pixels are equal, the few that are not are noise too
+        spread = spread or plane[medium].std()
+        out |= medium & (np.abs(plane - middle) > OUTLIER_SPREADS * spread)
     # uneven haze may make many: then it is the medium
     return out if out.sum() < medium.sum() / 4 else np.zeros_like(out)
 

@@ -16,7 +16,7 @@ from bgscale.progress import Narrator
 from bgscale.results import open_results
 from bgscale.run import Outcome, Run, train_model
 from bgscale.simulate import ScreenSpec, write_crops
-from bgscale.summary import most_shifted, node, tables
+from bgscale.summary import most_shifted, node, shift_summary, tables
 from bgscale.table import format_table
 
 MODEL = "tiny"
@@ -32,6 +32,7 @@ def demo_screen(seed: int, neighbours: str) -> ScreenSpec:
         fields_per_protein=3,
         cells_per_field=45,
         field_size_px=400,
+        diffuse=0.2,
     )
 
 
@@ -51,7 +52,8 @@ def demo_config(spec: ScreenSpec) -> RunConfig:
             "models": {MODEL: {"architecture": "tiny", "weights": f"{MODEL}.safetensors"}},
             "donors": {"per_class": 200, "windows_per_class": 200},
             "classification": {"crops_per_class": 100},
-            "training": {"seed": spec.seed, "epochs": 15},
+            "proportions": {"replicates": 10},
+            "training": {"seed": spec.seed, "epochs": 25},
         },
         origin="demo",
     )
@@ -107,11 +109,19 @@ def _simulate(spec: ScreenSpec, folder: Path, narrator: Narrator) -> None:
 def _report(folder: Path, store: Path, tell: Callable[[str], None]) -> None:
     tree = open_results(store)
     print(format_table(tables(store), title="Experiment 1: are two localizations told apart?"))
-    print("Experiment 2: proteins whose proportions move most, original against masked")
-    shifted = most_shifted(tree, MODEL, setting="masked")
-    with pd.option_context("display.width", 160, "display.max_columns", None):
-        print(shifted.round(3).to_string(index=False))
-    print()
+    print("Experiment 2: predicted proportions, KL(original || setting) in nats over proteins")
+    rows = {
+        (setting, fit): shift_summary(tree, MODEL, setting=setting, fit=fit)
+        for setting in RunConfig().settings[1:]
+        for fit in ("fixed", "matched")
+    }
+    summaries = pd.DataFrame(rows).T[["n", "mean", "q25", "median", "q75", "max"]]
+    print(summaries.rename_axis(["setting", "classifier"]).round(3).to_string(), "\n")
+    for fit, setting in (("fixed", "different"), ("matched", "masked")):
+        print(f"most shifted proteins, {setting} against original, {fit} classifier")
+        shifted = most_shifted(tree, MODEL, setting=setting, fit=fit)
+        with pd.option_context("display.width", 160, "display.max_columns", None):
+            print(shifted.round(3).to_string(index=False), "\n")
     for line in planted(tree, folder / "screen" / "truth" / "proportions.csv"):
         print(line)
     figures = {
@@ -135,19 +145,21 @@ def planted_distances(tree: xr.DataTree, truth: pd.DataFrame, setting: str) -> p
     ----------
     tree : DataTree
     truth : DataFrame
-        ``proportions.csv`` of the simulator: protein, and a column per localization.
+        ``proportions.csv`` of the simulator: protein, localization, proportion.
     setting : str
 
     Returns
     -------
     DataFrame
         By protein, the total variation distance of: the mean softmax, the proportions corrected by
-        the confusion matrix, the best single localization, and the class prior (all equal).
+        the confusion matrix, the most likely mixture, the best single localization, and the class
+        prior (all equal).
     """
     made = node(tree, "proportions", MODEL).sel(fit="matched", setting=setting)
     corrected = node(tree, "shifts", MODEL).sel(fit="matched", setting=setting)["corrected"]
     classes = [str(c) for c in made["localization"].values]
-    planted_shares = truth.set_index("protein")[classes]
+    planted_shares = truth.pivot(index="protein", columns="localization", values="proportion")
+    planted_shares = planted_shares.reindex(columns=classes).fillna(0.0)
     two = planted_shares.index[(planted_shares > 0).sum(axis=1) == 2]
     rows = {}
     for protein in two:
@@ -155,6 +167,7 @@ def planted_distances(tree: xr.DataTree, truth: pd.DataFrame, setting: str) -> p
         mean = made["proportion"].sel(protein=protein).to_numpy()
         guesses = {
             "mean softmax": mean,
+            "mixture": made["mixture"].sel(protein=protein).to_numpy(),
             "corrected": corrected.sel(protein=protein).to_numpy(),
             "one-hot": np.eye(len(classes))[mean.argmax()],
             "class prior": np.full(len(classes), 1 / len(classes)),

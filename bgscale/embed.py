@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.nn import functional
 
 from bgscale.models.spec import ModelSpec
 
@@ -54,26 +52,38 @@ def fit_window(
     image = np.ascontiguousarray(crops, np.float32)
     if factor == 1.0 and crops.shape[-2:] == (size_px, size_px):
         return image, masks
-    pixels = torch.from_numpy(image)
-    labels = torch.from_numpy(masks.astype(np.float32))[:, None]
-    if factor != 1.0:
-        target = [max(round(n * factor), 1) for n in crops.shape[-2:]]
-        pixels = functional.interpolate(
-            pixels, size=target, mode="bilinear", antialias=True, align_corners=False
-        )
-        labels = functional.interpolate(labels, size=target, mode="nearest-exact")
-    pixels, labels = (_cut_or_pad(a, size_px) for a in (pixels, labels))
-    return pixels.numpy(), labels[:, 0].numpy().astype(np.uint8)
+    height, width = crops.shape[-2:]
+    rows, columns = (_weights(n, size_px, factor) for n in (height, width))
+    y, x = (_nearest(n, size_px, factor) for n in (height, width))
+    # matmul goes image by image: what a crop becomes does not depend on how many there are
+    return np.matmul(np.matmul(rows, image), columns.T), masks[:, y[:, None], x]
 
 
-def _cut_or_pad(images: torch.Tensor, size_px: int) -> torch.Tensor:
-    """Return the central window; where the image is smaller, its edge is repeated."""
-    height, width = images.shape[-2:]
-    pads = []
-    for n in (width, height):
-        # the centre of a window of n pixels is pixel n // 2
-        before = size_px // 2 - n // 2
-        pads += [before, size_px - n - before]
-    grown = functional.pad(images, [max(p, 0) for p in pads], mode="replicate")
-    left, top = max(-pads[0], 0), max(-pads[2], 0)
-    return grown[..., top : top + size_px, left : left + size_px].contiguous()
+def _places(n: int, size_px: int, factor: float) -> npt.NDArray[np.float64]:
+    """Return where the window's pixels lie in an image of n pixels, beyond its edges too.
+
+    The centre of n pixels is pixel ``n // 2``: it stays the centre at every size and factor.
+    """
+    return n // 2 + (np.arange(size_px) - size_px // 2) / factor
+
+
+def _nearest(n: int, size_px: int, factor: float) -> npt.NDArray[np.int64]:
+    places = np.floor(_places(n, size_px, factor) + 0.5).astype(np.int64)
+    return np.clip(places, 0, n - 1)
+
+
+def _weights(n: int, size_px: int, factor: float) -> npt.NDArray[np.float32]:
+    """Return the linear interpolation along one axis: (size_px, n), rows sum to 1.
+
+    Below factor 1 the triangle is widened, so that shrinking averages and does not alias.
+    """
+    places = _places(n, size_px, factor)
+    reach = max(1.0, 1 / factor)
+    out = np.zeros((size_px, n))
+    span = np.arange(-int(reach) - 1, int(reach) + 2)
+    near = np.floor(places).astype(np.int64)[:, None] + span
+    triangle = np.maximum(1 - np.abs(near - places[:, None]) / reach, 0)
+    # what lies beyond an edge reads the edge pixel
+    np.add.at(out, (np.arange(size_px)[:, None], np.clip(near, 0, n - 1)), triangle)
+    weights: npt.NDArray[np.float32] = (out / out.sum(1, keepdims=True)).astype(np.float32)
+    return weights

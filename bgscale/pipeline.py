@@ -135,9 +135,7 @@ def stages(job: Job) -> list[Stage]:
         lambda j: len(j.screen.items),
         lambda j: cells.shard_cells(j, len(j.screen.items)),
     )
-    ranges = named(
-        "ranges", plate, [cut], scaling=screen.intensity_scaling, seed=config.seed
-    )
+    ranges = named("ranges", plate, [cut], scaling=screen.intensity_scaling, seed=config.seed)
     add(
         ranges,
         (f"plates/{plate}/ranges",),

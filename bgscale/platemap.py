@@ -4,6 +4,7 @@ One CSV (or Parquet) row per protein, or per plate, well and protein. Checked as
 screen: a wrong map is one clear error before anything is computed.
 """
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,17 +49,15 @@ class PlateMap:
     def of(self, rows: Sequence[int]) -> "PlateMap":
         """Return the map of some of its proteins; classes that none of them has are left out."""
         labels = self.labels[list(rows)]
-        kept = labels.any(0)
-        classes = tuple(c for c, keep in zip(self.classes, kept, strict=True) if keep)
+        kept = np.flatnonzero(labels.any(0))
+        classes = tuple(self.classes[i] for i in kept)
         columns = {name: [values[i] for i in rows] for name, values in self.columns.items()}
         return PlateMap(classes, labels[:, kept], columns)
 
 
 def protein_as_class(proteins: Sequence[str]) -> PlateMap:
     """Return the map in which every protein is a class of its own."""
-    return PlateMap(
-        tuple(proteins), np.eye(len(proteins), dtype=bool), {"protein": list(proteins)}
-    )
+    return PlateMap(tuple(proteins), np.eye(len(proteins), dtype=bool), {"protein": list(proteins)})
 
 
 def read_plate_map(path: str | Path, class_column: str, proteins: Sequence[str]) -> PlateMap:
@@ -82,9 +81,12 @@ def read_plate_map(path: str | Path, class_column: str, proteins: Sequence[str])
     table = _read(path)
     for column in ("protein", class_column):
         if column not in table:
+            todo = "name the class with screen.class_column"
+            if column == "protein":
+                todo = "it needs one, with the names as the files of the screen have them"
             msg = (
                 f"plate map {path} has no column {column!r}{nearest(column, table.columns)}; it "
-                f"has {', '.join(table.columns)}: name the class with screen.class_column"
+                f"has {', '.join(table.columns)}: {todo}"
             )
             raise InputError(msg)
     _check_proteins(path, table, proteins)
@@ -112,24 +114,65 @@ def read_plate_map(path: str | Path, class_column: str, proteins: Sequence[str])
 
 
 def _read(path: Path) -> pd.DataFrame:
+    """Return the map as text without blanks around it; the index is the line in the file."""
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path).astype(str)
-        return pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+            table = pd.read_parquet(path)
+            table = table.astype(object).where(table.notna(), "")
+            header = [str(column).strip() for column in table.columns]
+            lines = dict(enumerate(table.to_numpy().tolist(), 1))
+        else:
+            header, lines = _read_csv(path)
     except FileNotFoundError:
         msg = (
-            f"no plate map {path}: `bgscale init SCREEN` writes a template; where the class is the "
-            'protein set plate_map = "" and class_column = "protein"'
+            f"no plate map {path}{nearest_file(path)}: `bgscale init SCREEN` writes a template; "
+            'where the class is the protein set plate_map = "" and class_column = "protein"'
         )
         raise InputError(msg) from None
-    except (OSError, ValueError, ImportError) as error:
-        msg = f"cannot read the plate map {path}: {error}"
+    except (OSError, ValueError, ImportError, csv.Error) as error:
+        msg = f"cannot read the plate map {path}; expected CSV text with a header line: {error}"
         raise InputError(msg) from None
+    twins = [name for name in header if header.count(name) > 1]
+    if twins:
+        msg = f"plate map {path}: two columns are named {twins[0]!r}; keep one"
+        raise InputError(msg)
+    cells = [[str(cell).strip() for cell in row] for row in lines.values()]
+    return pd.DataFrame(cells, index=list(lines), columns=header, dtype=object)
+
+
+def _read_csv(path: Path) -> tuple[list[str], dict[int, list[str]]]:
+    """Return the header, and the rows by their line; pandas would take a row of another width."""
+    header: list[str] = []
+    lines: dict[int, list[str]] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if not header:
+                header = [cell.strip() for cell in row]
+            elif len(row) > len(header) and any(cell.strip() for cell in row[len(header) :]):
+                msg = f"line {reader.line_num} has {len(row)} cells, the header {len(header)}"
+                raise ValueError(msg)
+            else:
+                lines[reader.line_num] = (row + [""] * len(header))[: len(header)]
+    if not header or "\0" in "".join(header):
+        msg = "it is binary" if header else "it is empty"
+        raise ValueError(msg)
+    return header, lines
+
+
+def nearest_file(path: Path) -> str:
+    """Return `errors.nearest` of the names that lie where `path` should."""
+    try:
+        return nearest(path.name, [p.name for p in path.parent.iterdir()])
+    except OSError:
+        return ""
 
 
 def _check_proteins(path: Path, table: pd.DataFrame, proteins: Sequence[str]) -> None:
-    mapped = dict.fromkeys(table["protein"])
-    unknown = [p for p in mapped if p not in set(proteins)]
+    mapped, known = dict.fromkeys(table["protein"]), set(proteins)
+    unknown = [p for p in mapped if p not in known]
     absent = [p for p in proteins if p not in mapped]
     if unknown:
         shown = ", ".join(f"{p!r}{nearest(p, proteins)}" for p in unknown[:SHOWN])
@@ -153,14 +196,18 @@ def _one_row_each(path: Path, table: pd.DataFrame, class_column: str) -> pd.Data
     if len(repeated):
         row = repeated.iloc[0]
         key = ", ".join(f"{k} {row[k]!r}" for k in keys)
-        msg = f"plate map {path}: line {repeated.index[0] + 2} repeats {key}; keep one row for it"
+        msg = f"plate map {path}: line {repeated.index[0]} repeats {key}; keep one row for it"
         raise InputError(msg)
-    classes = table.groupby("protein", sort=False)[class_column].agg(lambda c: sorted(set(c)))
-    for protein, found in classes.items():
-        if len(found) > 1:
-            shown = " and ".join(map(repr, found[:SHOWN]))
-            msg = f"plate map {path}: protein {protein!r} has {shown}; give it the same everywhere"
-            raise InputError(msg)
+    if class_column != "protein":
+        first: dict[str, str] = {}
+        for protein, text in zip(table["protein"], table[class_column], strict=True):
+            one = first.setdefault(protein, text)
+            if set(_split(path, protein, one)) != set(_split(path, protein, text)):
+                msg = (
+                    f"plate map {path}: protein {protein!r} has {one!r} and {text!r}; give it the "
+                    "same everywhere"
+                )
+                raise InputError(msg)
     return table.drop_duplicates("protein").set_index("protein", drop=False)
 
 

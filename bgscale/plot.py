@@ -8,10 +8,12 @@ import numpy.typing as npt
 import xarray as xr
 from matplotlib.figure import Figure
 
-from bgscale.accuracy import table
+from bgscale.accuracy import Aggregate, table
 from bgscale.schema import CENTRE_CELL, Missing
 from bgscale.summary import node
 
+LONGEST_COLUMN = 8
+"""Classes beyond which a montage is set in two columns."""
 COLOURS = {
     "same": "#0072b2",
     "different": "#d55e00",
@@ -48,13 +50,18 @@ def settings(tree: xr.DataTree, *, channel: str = "protein", example: int = 0) -
     image = sample["image"].sel(channel=channel).isel(example=example).to_numpy()
     masks = sample["mask"].isel(example=example).to_numpy() == CENTRE_CELL
     missing = sample["missing"].isel(example=example).to_numpy()
-    figure = Figure(figsize=(1.15 * len(names) + 1.3, 1.15 * len(classes) + 0.4), dpi=150)
-    axes = figure.subplots(len(classes), len(names), squeeze=False)
-    figure.subplots_adjust(0.17, 0.005, 0.995, 1 - 0.35 / figure.get_figheight(), 0.03, 0.03)
+    half = -(-len(classes) // 2) if len(classes) > LONGEST_COLUMN else len(classes)
+    blocks = -(-len(classes) // half)
+    size = 1.0 * len(names) * blocks + 1.3 * blocks, 1.0 * half + 0.3
+    figure = Figure(figsize=size, dpi=150)
     original = list(names).index("original")
-    for k, row in enumerate(axes):
+    for k, name in enumerate(classes):
+        block, row = divmod(k, half)
         low, high = np.percentile(image[k, original], [0.5, 99.7])
-        for s, axis in enumerate(row):
+        for s, setting in enumerate(names):
+            left = (block * (len(names) + 1.3) + 1.3 + s) / size[0]
+            bottom = (half - row - 1) / size[1]
+            axis = figure.add_axes((left, bottom, 0.97 / size[0], 0.97 / size[1]))
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if missing[k, s] != Missing.PRESENT:
@@ -63,15 +70,16 @@ def settings(tree: xr.DataTree, *, channel: str = "protein", example: int = 0) -
             else:
                 axis.imshow(image[k, s], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
                 axis.contour(masks[k], levels=[0.5], colors="#ffcc00", linewidths=0.5)
-            if k == 0:
-                axis.set_title(names[s].replace("_", " "), fontsize=8)
-        row[0].set_ylabel(
-            classes[k], rotation=0, ha="right", va="center", fontsize=8, labelpad=4
-        )
+            if row == 0:
+                axis.set_title(setting.replace("_", " "), fontsize=8, pad=3)
+            if s == 0:
+                axis.set_ylabel(
+                    name.replace(" ", "\n"), rotation=0, ha="right", va="center", fontsize=8
+                )
     return figure
 
 
-def accuracy(tree: xr.DataTree, *, model: str, aggregate: str = "symmetric") -> Figure:
+def accuracy(tree: xr.DataTree, *, model: str, aggregate: Aggregate = "symmetric") -> Figure:
     """Plot accuracy with modified background against accuracy with the original, per class.
 
     Parameters
@@ -96,9 +104,13 @@ def accuracy(tree: xr.DataTree, *, model: str, aggregate: str = "symmetric") -> 
     low = np.floor(20 * finite.min(initial=0.9)) / 20 - 0.01
     axis.plot([low, 1.005], [low, 1.005], color="#bbbbbb", linewidth=0.8, zorder=0)
     for name, y in zip(shown, values, strict=True):
-        axis.scatter(original, y, s=18, color=COLOURS[name], label=name.replace("_", " "), alpha=0.9)
+        axis.scatter(
+            original, y, s=18, color=COLOURS[name], label=name.replace("_", " "), alpha=0.9
+        )
     if "different" in shown:
-        _label_worst(axis, rows["localization"].to_numpy(), original, values[shown.index("different")])
+        _label_worst(
+            axis, rows["localization"].to_numpy(), original, values[shown.index("different")]
+        )
     axis.set(
         xlim=(low, 1.005),
         ylim=(low, 1.005),

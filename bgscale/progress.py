@@ -1,4 +1,4 @@
-"""What a person sees while a run works: bars on a terminal, log lines elsewhere; JSON lines always."""
+"""What a person sees while a run works: bars on a terminal, else log lines; JSON lines always."""
 
 import json
 import sys
@@ -29,13 +29,13 @@ class Silent:
     """A listener that says nothing."""
 
     def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
-        """`units` in all, of which `done` were there already."""
+        """Hear of `units` in all, of which `done` were there already."""
 
     def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
-        """A unit is complete."""
+        """Hear that a unit is complete."""
 
     def stage_finished(self, stage: str) -> None:
-        """No unit of the stage is left, or the run stops."""
+        """Hear that no unit of the stage is left, or that the run stops."""
 
 
 class Narrator(Silent):
@@ -51,7 +51,10 @@ class Narrator(Silent):
 
     def __init__(self, log: Path, stream: TextIO | None = None) -> None:
         self._log = log / "log.jsonl"
-        self._console = Console(file=stream or sys.stderr, highlight=False)
+        # names of models and proteins are no markup: "[a]" is said as it is
+        self._console = Console(
+            file=stream or sys.stderr, highlight=False, markup=False, emoji=False
+        )
         self._bars: Progress | None = None
         self._task: TaskID | None = None
         self._units = self._done = 0
@@ -66,7 +69,7 @@ class Narrator(Silent):
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._bars = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
@@ -100,15 +103,16 @@ class Narrator(Silent):
         elif time.monotonic() - self._said > LOG_INTERVAL_S:
             self._say(f"{self._purpose}: {self._done}/{self._units}")
             self._said = time.monotonic()
-        self._write("unit_done", unit=unit.name, **summary)
+        self._write("unit_done", **{**summary, "unit": unit.name})
 
     def stage_finished(self, stage: str) -> None:
         """Write how long it took."""
         elapsed = round(time.monotonic() - self._started, 3)
+        self._task = None
         self._write("stage_finished", stage=stage, done=self._done, seconds=elapsed)
 
     def epoch_done(self, epoch: int, epochs: int, text: str) -> None:
-        """An epoch of a training is complete."""
+        """Say that an epoch of a training is complete."""
         if self._bars is not None:
             if self._task is None or epoch == 1:
                 self._task = self._bars.add_task("train", total=epochs)
@@ -141,8 +145,8 @@ class Narrator(Silent):
     def _say(self, text: str) -> None:
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}", soft_wrap=True)
 
-    def _write(self, event: str, **values: Any) -> None:
+    def _write(self, event: str, /, **values: Any) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
+        line = json.dumps({**values, "time": round(time.time(), 3), "event": event})
         with self._log.open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")

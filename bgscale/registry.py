@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from bgscale.errors import UnknownNameError, nearest
+from bgscale.errors import InputError, UnknownNameError, nearest
 
 
 class Registry:
@@ -55,7 +55,14 @@ class Registry:
             return getattr(importlib.import_module(module), attribute)
         plugins = self._plugins()
         if name in plugins:
-            return plugins[name].load()
+            try:
+                return plugins[name].load()
+            except Exception as error:
+                msg = (
+                    f"{self.kind} {name!r} comes from the plug-in {plugins[name].value!r}, which "
+                    f"cannot be imported: {error!r}; repair or uninstall it"
+                )
+                raise InputError(msg) from error
         known = list(self)
         msg = f"unknown {self.kind} {name!r}{nearest(name, known)}; known: {', '.join(known)}"
         raise UnknownNameError(msg)

@@ -5,6 +5,7 @@ written too: a missing shard then means a missing unit, never a block of zeros. 
 stored in arrays: names of codes and of dims stand in the attributes.
 """
 
+import errno
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from bgscale.errors import AlignmentError, InputError, SchemaError, StoreMismatc
 from bgscale.schema import STORE_VERSION
 
 INNER_CELLS = 64
+DENSE = 4
+"""A block is read whole where at least one of so many of its rows is wanted."""
 Region = Sequence[tuple[int, int]]
 
 
@@ -48,12 +51,14 @@ class Store:
         InputError
             The target is there and is no run store, or cannot be written.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            msg = f"{self.path} is there and is not a run store: choose another 'store'"
-            raise InputError(msg)
         try:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+                msg = f"{self.path} is there and is not a run store: choose another 'store'"
+                raise InputError(msg)
             group = zarr.create_group(str(self.path), zarr_format=3)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             msg = f"cannot write the run store {self.path}: {error.strerror or error}"
             raise InputError(msg) from None
         group.attrs.update({"bgscale_store": STORE_VERSION, **attrs})
@@ -110,7 +115,7 @@ class Store:
 
         Attributes such as ``long_name``, ``units`` and ``names`` (of codes) are kept with it.
         """
-        inner = tuple(min(chunk.get(d, n), max(n, 1)) for d, n in dims.items())
+        inner = tuple(max(min(chunk.get(d, n), n), 1) for d, n in dims.items())
         outer = None
         if shard is not None:
             outer = tuple(
@@ -118,7 +123,9 @@ class Store:
                 for (d, n), c in zip(dims.items(), inner, strict=True)
             )
         codecs = [
-            BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize),
+            BloscCodec(
+                cname="lz4", clevel=5, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize
+            ),
             Crc32cCodec(),
         ]
         zarr.create_array(
@@ -151,6 +158,17 @@ class Store:
         """Return a block of an array."""
         return np.asarray(self.array(name)[selection or ...])
 
+    def read_rows(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return rows of an array, in any order; rows that lie together are read as one block."""
+        array = self.array(name)
+        if not len(rows):
+            return np.empty((0, *array.shape[1:]), array.dtype)
+        first, last = int(rows.min()), int(rows.max()) + 1
+        if last - first <= DENSE * len(rows):
+            return np.asarray(array[first:last])[rows - first]
+        unique, place = np.unique(rows, return_inverse=True)
+        return np.asarray(array.oindex[unique])[place]
+
     def write(self, name: str, region: Region, data: npt.NDArray[Any]) -> list[str]:
         """Write whole shards; return the files written, relative to the store.
 
@@ -166,6 +184,8 @@ class Store:
         ------
         AlignmentError
             The region does not cover whole shards.
+        SchemaError
+            The block has another shape than the region.
         """
         # `config=` of open_array is not heeded (zarr 3.1.6)
         array = zarr.open_array(str(self.path), path=name, mode="r+").with_config(
@@ -176,14 +196,17 @@ class Store:
         for axis, ((start, stop), size, width) in enumerate(
             zip(full, array.shape, step, strict=True)
         ):
-            if start % width or (stop % width and stop != size) or not 0 <= start < stop <= size:
+            late, over = start % width, stop % width if stop != size else 0
+            if late or over or not (0 <= start < stop <= size or start == stop == size == 0):
                 msg = (
-                    f"array {name!r}, axis {axis}: region [{start}, {stop}) does not cover whole "
-                    f"shards of {width} (length {size}); plan its units with plan_units"
+                    f"array {name!r}, axis {axis}: region [{start}, {stop}) of length {size} does "
+                    f"not cover whole shards of {width}: it starts {late} and ends {over} past a "
+                    "border; plan its units with plan_units"
                 )
                 raise AlignmentError(msg)
-        if data.shape != tuple(stop - start for start, stop in full):
-            msg = f"array {name!r}: got a block of shape {data.shape} for region {full}"
+        expected = tuple(stop - start for start, stop in full)
+        if data.shape != expected:
+            msg = f"array {name!r}: got a block of shape {data.shape}, region {full} has {expected}"
             raise SchemaError(msg)
         array[tuple(slice(a, b) for a, b in full)] = data
         grid = [range(a // w, -(-b // w)) for (a, b), w in zip(full, step, strict=True)]

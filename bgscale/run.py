@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from distributed import Client
-
 from bgscale import pipeline
 from bgscale.config import RunConfig, ScreenSection
+from bgscale.distribute.cluster import Client
 from bgscale.distribute.execute import Listener, draining_signals, run_units
 from bgscale.distribute.ledger import Ledger
 from bgscale.errors import StoreMismatchError
@@ -72,9 +71,7 @@ class Run:
         Unknown settings, models or channels, weights that do not fit; nothing was computed.
     """
 
-    def __init__(
-        self, screen: Screen, store: str | Path, config: RunConfig | None = None
-    ) -> None:
+    def __init__(self, screen: Screen, store: str | Path, config: RunConfig | None = None) -> None:
         section = ScreenSection(**screen.opened_with)
         changed = {"screen": section, "store": str(store)}
         self.config = (config or RunConfig()).model_copy(update=changed)
@@ -169,7 +166,9 @@ class Run:
         lines.append(f"store   {self.store.path}")
         lines += [f"note    {text}" for text in self.notices()]
         if self.outdated():
-            lines.append(f"another config made: {', '.join(self.outdated())} (--redo replaces them)")
+            lines.append(
+                f"another config made: {', '.join(self.outdated())} (--redo replaces them)"
+            )
         lines.append("")
         for plan in self.plan():
             units = "?" if plan.units is None else str(plan.units)

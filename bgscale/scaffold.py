@@ -92,7 +92,9 @@ def describe(path: Path, *, pattern: str = "") -> tuple[dict[str, Any], str]:
     by_protein = screen.items.groupby("protein", sort=False)
     lines = [screen.summary(), f"files    {facts['pattern']}"]
     lines += [f"channel  {role}: {name}" for role, name in facts["channels"].items()]
-    lines.append(f"masks    {facts['masks'] or 'none: cells are segmented from the cytosol channel'}")
+    lines.append(
+        f"masks    {facts['masks'] or 'none: cells are segmented from the cytosol channel'}"
+    )
     if path.suffix == ".toml":
         lines += [f"class    {c}: {n} proteins" for c, n in facts["classes"].items()]
     lines += ["", f"{'protein':<16}{'fields':>8}{'crops':>8}"]

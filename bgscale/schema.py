@@ -1,18 +1,9 @@
-"""The names of things: dims, settings' order, reason codes, and the variables of a run store.
+"""The names of things: channel roles, mask values, and the codes that say why something is missing.
 
-One table of specs serves for creating arrays, checking datasets and describing them. Strings are
-never stored in arrays: they are codes, and the names stand in the attributes of the group.
+Strings are never stored in arrays: they are codes, and the names stand in the attributes.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
-
-from bgscale.errors import SchemaError
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 STORE_VERSION = 1
 

@@ -7,12 +7,15 @@ raises here; a single bad crop gets a reason code when it is read.
 
 import hashlib
 import io
+import logging
+import os
 import re
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +25,7 @@ import tifffile
 
 from bgscale import draw
 from bgscale.errors import InputError, nearest
-from bgscale.platemap import PlateMap, protein_as_class, read_plate_map
+from bgscale.platemap import PlateMap, nearest_file, protein_as_class, read_plate_map
 from bgscale.schema import CHANNEL_ROLES, Reason
 
 PATTERNS = {
@@ -41,12 +44,16 @@ PLACEHOLDERS = {
 NO_FIELD = "1"
 """Field of crops whose names do not tell theirs: all of a protein are then one field."""
 PLATE = "crops"
-CHECKED_SIZES = 512
+CHECKED_SIZES, CHECKED_MORE = 256, 64
+"""Files whose header is looked at on opening: one of each size, and some spread over the screen."""
+HASHED_FILES = 10_000
+"""Files of a folder whose contents are part of the screen's identity: all, or so many by hash."""
+LARGEST_FILE_BYTES = 64 * 2**20
+"""A crop is some kilobytes; what is larger is not one, and is not read."""
 SHOWN = 3
-DAMAGED = (tifffile.TiffFileError, ValueError, OSError, IndexError, KeyError, TypeError,
-           zipfile.BadZipFile, RuntimeError, NotImplementedError, ZeroDivisionError,
-           EOFError, OverflowError, MemoryError)  # fmt: skip
-"""What a damaged TIFF makes tifffile raise."""
+
+# damaged files are counted with their reason, not told one by one
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class CropBlock:
     ----------
     image : array (cell, channel, y, x)
         Zeros where `reason` is not 0.
-    mask : array (cell, y, x) or None
+    mask : array (cell, y, x), uint32, or None
         As the mask files have it.
     reason : array (cell,), uint8
         `schema.Reason` codes.
@@ -84,6 +91,8 @@ class Screen:
     crop_shape : (int, int)
     dtype : dtype
         uint16 or float32.
+    file_dtype : dtype
+        Of the files; uint8 is kept as uint16, other numbers as float32.
     plate_map : PlateMap
     opened_with : dict
         Arguments of `open_screen`, so that another process opens the same.
@@ -94,6 +103,7 @@ class Screen:
     channels: tuple[str, ...]
     crop_shape: tuple[int, int]
     dtype: np.dtype[Any]
+    file_dtype: np.dtype[Any]
     plate_map: PlateMap
     opened_with: dict[str, Any]
 
@@ -102,7 +112,7 @@ class Screen:
 
     @cached_property
     def proteins(self) -> tuple[str, ...]:
-        """Names of the proteins, sorted."""
+        """Names of the proteins, in natural order."""
         return tuple(self.items["protein"].unique())
 
     @property
@@ -138,51 +148,64 @@ class Screen:
         return draw.cell_ids(PLATE, wells, fields, self.items["number"].to_numpy())
 
     def identity(self) -> str:
-        """Return a hash of the files that are used, by name and size; not of where they lie."""
-        text = "\n".join(f"{name} {size}" for name, size in sorted(self.sizes.items()))
-        files = [c for c in self.items.columns if c.endswith("_file")]
-        facts = f"{files} {self.crop_shape} {self.dtype}"
-        return hashlib.blake2b(f"{text}\n{facts}".encode(), digest_size=16).hexdigest()
+        """Return a hash of the crops and their files; not of where these lie, nor of their dates.
 
-    @property
-    def _wanted_mask(self) -> bool:
-        return bool(self.opened_with["mask"])
+        It holds their names, sizes and contents: the checksums that a zip keeps; of a folder with
+        more than `HASHED_FILES` files, the contents of so many.
+        """
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
+        names = sorted(self.sizes)
+        ids = np.array([draw.digest64(name) for name in names], np.uint64)
+        with _Files(Path(self.opened_with["path"])) as files:
+            if not files.zipped:
+                names = [names[i] for i in draw.order(0, "identity", ids)[:HASHED_FILES]]
+            contents = [f"{name} {files.checksum(name):08x}" for name in sorted(names)]
+        sizes = [f"{name} {size}" for name, size in sorted(self.sizes.items())]
+        roles = [self.opened_with[role] for role in (*CHANNEL_ROLES, "mask")]
+        facts = f"{roles} {self.crop_shape} {self.dtype}"
+        text = "\n".join([*sizes, *contents, facts]).encode()
+        return hashlib.blake2b(text + self.cell_ids.tobytes(), digest_size=16).hexdigest()
 
     def read(self, rows: npt.NDArray[np.int64]) -> CropBlock:
         """Read some crops; a bad one gets a reason and zeros, never an exception."""
         n, shape = len(rows), self.crop_shape
         image = np.zeros((n, len(self.channels), *shape), self.dtype)
-        mask = np.zeros((n, *shape), np.int32) if self._wanted_mask else None
+        mask = np.zeros((n, *shape), np.uint32) if self.opened_with["mask"] else None
         reason = np.zeros(n, np.uint8)
+        roles = [*self.channels, *(["mask"] if mask is not None else [])]
+        names = self.items[[f"{role}_file" for role in roles]].to_numpy()[rows]
         with _Files(Path(self.opened_with["path"])) as files:
-            for i, item in enumerate(self.items.iloc[rows].itertuples(index=False)):
-                planes = [self._plane(files, getattr(item, f"{c}_file")) for c in self.channels]
-                codes = [code for code, _ in planes]
-                if mask is not None:
-                    code, plane = self._plane(files, item.mask_file, labels=True)
-                    codes.append(code)
-                    mask[i] = plane
-                reason[i] = next((code for code in codes if code), Reason.OK)
+            for i in range(n):
+                planes = [
+                    self._plane(files, name, labels=role == "mask")
+                    for role, name in zip(roles, names[i].tolist(), strict=True)
+                ]
+                reason[i] = next((code for code, _ in planes if code), Reason.OK)
                 if reason[i] == Reason.OK:
-                    image[i] = [plane for _, plane in planes]
-                elif mask is not None:
-                    mask[i] = 0
+                    image[i] = [plane for _, plane in planes[: len(self.channels)]]
+                    if mask is not None:
+                        mask[i] = np.maximum(planes[-1][1], 0)
         return CropBlock(image, mask, reason)
 
     def _plane(
-        self, files: "_Files", name: str, *, labels: bool = False
+        self, files: "_Files", name: str, *, labels: bool
     ) -> tuple[Reason, npt.NDArray[Any]]:
         nothing = np.zeros(self.crop_shape, self.dtype)
         try:
             with files.open(name) as tiff:
-                page = tiff.pages.first
                 # before a pixel is read: a damaged header may ask for any size
-                right = page.shape == self.crop_shape and page.dtype is not None
-                if not right or (not labels and _stored(page.dtype) != self.dtype):
+                shape, dtype = _header(tiff)
+                if shape != self.crop_shape or not (labels or dtype == self.file_dtype):
                     return Reason.WRONG_SHAPE, nothing
-                plane = page.asarray()
-        except DAMAGED:
+                plane = tiff.pages.first.asarray()
+        except Exception:  # noqa: BLE001  damaged bytes make a parser raise anything
             return Reason.UNREADABLE, nothing
+        if not labels:
+            with np.errstate(over="ignore"):
+                plane = plane.astype(self.dtype)
         if not np.isfinite(plane).all():
             return Reason.NOT_FINITE, nothing
         if not labels and plane.min() == plane.max():
@@ -267,6 +290,12 @@ def open_screen(
         The screen or its plate map is wrong as a whole.
     """
     path = Path(path)
+    if limit is not None and limit < 0:
+        msg = f"limit is {limit}; expected a number of cells, or 0 for all"
+        raise InputError(msg)
+    if intensity_scaling not in ("plate", "field"):
+        msg = f"intensity_scaling is {intensity_scaling!r}; expected 'plate' or 'field'"
+        raise InputError(msg)
     if not cytosol and not mask:
         msg = "neither masks nor a cytosol channel: name one of screen.mask and screen.cytosol"
         raise InputError(msg)
@@ -278,9 +307,9 @@ def open_screen(
         items = _subset(items, proteins, limit)
         used = items[[f"{role}_file" for role in wanted]].to_numpy().ravel().tolist()
         sizes = {name: files.sizes[name] for name in used}
-        shape, dtype = _layout(files, items, list(wanted), sizes)
+        shape, dtype = _layout(files, items, list(wanted))
     everyone = sorted({item["protein"] for item in found}, key=_natural)
-    if plate_map is not None:
+    if plate_map:
         table = read_plate_map(plate_map, class_column, everyone)
     elif class_column == "protein":
         table = protein_as_class(everyone)
@@ -303,7 +332,7 @@ def open_screen(
         "limit": limit or 0,
     }
     channels = tuple(role for role in CHANNEL_ROLES if role in wanted)
-    return Screen(items, sizes, channels, shape, dtype, table, opened_with)
+    return Screen(items, sizes, channels, shape, _stored(dtype), dtype, table, opened_with)
 
 
 def channel_names(path: str | Path, pattern: str | None = None) -> list[str]:
@@ -317,17 +346,18 @@ class _Files:
     """The files of a folder or of a zip, by relative name; nothing outside is ever followed."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._archive: zipfile.ZipFile | None = None
-        if not path.exists():
-            msg = f"no such folder or zip: {path}{_neighbour(path)}"
-            raise InputError(msg)
-        if path.is_file():
-            try:
-                self._archive = zipfile.ZipFile(path)
-            except (zipfile.BadZipFile, OSError) as error:
-                msg = f"{path} is neither a folder nor a zip of crops: {error}"
-                raise InputError(msg) from None
+        try:
+            if path.is_dir():
+                return
+            self._archive = zipfile.ZipFile(path)
+        except FileNotFoundError:
+            msg = f"no such folder or zip: {path}{nearest_file(path)}"
+            raise InputError(msg) from None
+        except (zipfile.BadZipFile, OSError) as error:
+            msg = f"cannot open {path}; expected a folder or a zip of crops: {error}"
+            raise InputError(msg) from None
 
     def __enter__(self) -> "_Files":
         return self
@@ -336,27 +366,57 @@ class _Files:
         if self._archive is not None:
             self._archive.close()
 
+    @property
+    def zipped(self) -> bool:
+        """Whether they are in a zip, which knows their checksums."""
+        return self._archive is not None
+
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file by its name, sorted."""
+        """Bytes of every file by its name, sorted; hidden files and folders are left out."""
         if self._archive is not None:
-            found = {i.filename: i.file_size for i in self._archive.infolist() if not i.is_dir()}
+            entries = [i for i in self._archive.infolist() if not i.is_dir()]
+            seen = ((i.filename, i.file_size) for i in entries)
+            found = {n: s for n, s in seen if not any(p[:1] == "." for p in n.split("/"))}
         else:
-            # a link could lead out of the folder
-            paths = (p for p in self._path.rglob("*") if p.is_file() and not p.is_symlink())
-            found = {p.relative_to(self._path).as_posix(): p.stat().st_size for p in paths}
-        return {n: found[n] for n in sorted(found) if not PurePosixPath(n).name.startswith(".")}
+            try:
+                found = dict(_walk(self.path))
+            except OSError as error:
+                msg = f"cannot list {self.path}: {error}"
+                raise InputError(msg) from None
+        return {name: found[name] for name in sorted(found)}
 
     def open(self, name: str) -> tifffile.TiffFile:
-        """Open a TIFF."""
-        if self._archive is None:
-            return tifffile.TiffFile(self._path / name)
-        return tifffile.TiffFile(io.BytesIO(self._archive.read(name)))
+        """Open a TIFF, read as a whole, so that no header can ask for more than the file has."""
+        return tifffile.TiffFile(io.BytesIO(self._bytes(name)))
+
+    def checksum(self, name: str) -> int:
+        """Return the CRC-32 of a file's contents."""
+        if self._archive is not None:
+            return self._archive.getinfo(name).CRC
+        with (self.path / name).open("rb") as file:
+            return zlib.crc32(file.read(LARGEST_FILE_BYTES))
+
+    def _bytes(self, name: str) -> bytes:
+        opened = self._archive.open(name) if self._archive else (self.path / name).open("rb")
+        with opened as file:
+            content = file.read(LARGEST_FILE_BYTES)
+        if len(content) == LARGEST_FILE_BYTES:
+            msg = f"{name} is too large for a crop"
+            raise InputError(msg)
+        return content
 
 
-def _neighbour(path: Path) -> str:
-    beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    return nearest(path.name, beside)
+def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Yield name and size of every file below a folder; a link could lead out of it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/")
+            elif entry.is_file(follow_symlinks=False):
+                yield prefix + entry.name, entry.stat(follow_symlinks=False).st_size
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
@@ -399,8 +459,8 @@ def _match(files: _Files, pattern: str | None) -> tuple[str, list[dict[str, str]
         looked = " or ".join(repr(PATTERNS.get(name, name)) for name in tried)
         there = ", ".join(list(files.sizes)[:SHOWN]) or "nothing"
         msg = (
-            f"no file of {files._path} is named {looked}; there are {len(files.sizes)} files, such "
-            f"as {there}: set screen.pattern"
+            f"no file of {files.path} is named {looked}; there are {len(files.sizes)} files, such "
+            f"as {there}: set screen.pattern (hidden files and links are left out)"
         )
         raise InputError(msg)
     return best, found[best]
@@ -409,12 +469,16 @@ def _match(files: _Files, pattern: str | None) -> tuple[str, list[dict[str, str]
 def _items(path: Path, found: list[dict[str, str]], wanted: dict[str, str]) -> pd.DataFrame:
     """Return a row per crop with the file of each role, in natural order."""
     names = {channel: role for role, channel in wanted.items()}
+    if len(names) < len(wanted):
+        shown = ", ".join(f"screen.{role} {channel!r}" for role, channel in wanted.items())
+        msg = f"each role needs a channel of its own, got {shown}"
+        raise InputError(msg)
     there = dict.fromkeys(item["channel"] for item in found)
     for role, channel in wanted.items():
         if channel not in there:
             msg = (
-                f"{path}: no file of channel {channel!r} (screen.{role}); the channels are "
-                f"{', '.join(there)}"
+                f"{path}: no file of channel {channel!r} (screen.{role})"
+                f"{nearest(channel, there)}; the channels are {', '.join(there)}"
             )
             raise InputError(msg)
     crops: dict[tuple[str, str, str, int], dict[str, str]] = {}
@@ -422,7 +486,13 @@ def _items(path: Path, found: list[dict[str, str]], wanted: dict[str, str]) -> p
         if item["channel"] in names:
             well = "/".join(item[k] for k in ("plate", "well") if item.get(k)) or item["protein"]
             key = (item["protein"], well, item.get("field") or NO_FIELD, int(item["cell"]))
-            crops.setdefault(key, {})[names[item["channel"]]] = item["name"]
+            twin = crops.setdefault(key, {}).setdefault(names[item["channel"]], item["name"])
+            if twin != item["name"]:
+                msg = (
+                    f"{path}: {twin} and {item['name']} are the same cell and channel; remove one, "
+                    "or tell them apart with screen.pattern"
+                )
+                raise InputError(msg)
     lacking = [(key, roles) for key, roles in crops.items() if len(roles) < len(wanted)]
     if lacking:
         shown = "; ".join(
@@ -442,12 +512,10 @@ def _items(path: Path, found: list[dict[str, str]], wanted: dict[str, str]) -> p
 def _natural(text: str) -> list[tuple[int, int | str]]:
     """Return a sort key that puts 2 before 10."""
     parts = re.split(r"(\d+)", text)
-    return [(0, int(p)) if p.isdigit() else (1, p) for p in parts if p]
+    return [(0, int(p)) if p.isdecimal() else (1, p) for p in parts if p]
 
 
-def _subset(
-    items: pd.DataFrame, proteins: Sequence[str] | None, limit: int | None
-) -> pd.DataFrame:
+def _subset(items: pd.DataFrame, proteins: Sequence[str] | None, limit: int | None) -> pd.DataFrame:
     """Return the crops of some proteins, at most `limit`, as many of each protein."""
     if proteins:
         known = items["protein"].unique().tolist()
@@ -471,40 +539,77 @@ def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype("uint16" if dtype in (np.uint8, np.uint16) else "float32")
 
 
-def _layout(
-    files: _Files, items: pd.DataFrame, roles: list[str], sizes: dict[str, int]
-) -> tuple[tuple[int, int], np.dtype[Any]]:
-    """Return shape and dtype of the crops, from the header of one file of every size."""
+def _header(tiff: tifffile.TiffFile) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape, with the number of pages where there are several, and dtype."""
+    page, pages = tiff.pages.first, len(tiff.pages)
+    if page.dtype is None or page.dtype.kind not in "buif":
+        msg = f"no pixels that are numbers: {page.dtype}"
+        raise ValueError(msg)
+    held = tiff.filehandle.size
+    if not page.nbytes or (page.compression == 1 and page.nbytes > held):
+        msg = f"{page.nbytes} bytes of pixels in a file of {held}"
+        raise ValueError(msg)
+    shape = page.shape if pages == 1 else (pages, *page.shape)
+    return tuple(map(int, shape)), page.dtype.newbyteorder("=")
+
+
+def _layouts(files: _Files, names: Sequence[str]) -> dict[tuple[tuple[int, ...], Any], str]:
+    """Return the layouts of some files, looked at as far as needed, with a file of each."""
     first: dict[int, str] = {}
-    for role in roles:
-        if role != "mask":
-            for name in items[f"{role}_file"]:
-                first.setdefault(sizes[name], name)
-    names = list(first.values())
-    layouts: dict[tuple[Any, ...], str] = {}
-    for name in names[:: -(-len(names) // CHECKED_SIZES)]:
+    for name in names:
+        first.setdefault(files.sizes[name], name)
+    by_size = list(first.values())
+    looked = by_size[:: -(-len(by_size) // CHECKED_SIZES)]
+    looked += names[:: -(-len(names) // CHECKED_MORE)]
+    found: dict[tuple[tuple[int, ...], Any], str] = {}
+    for name in dict.fromkeys(looked):
         try:
             with files.open(name) as tiff:
-                page, pages = tiff.pages.first, len(tiff.pages)
-                shape = page.shape if pages == 1 else (pages, *page.shape)
-                layouts.setdefault((shape, page.dtype), name)
-        except DAMAGED:
+                layout = _header(tiff)
+                if layout not in found and len(layout[0]) == 2:
+                    tiff.pages.first.asarray()
+        except Exception as error:  # noqa: BLE001  damaged: it gets its reason when it is read
+            if "imagecodecs" in str(error):
+                msg = f"{files.path}: {name} is compressed ({error}): install imagecodecs"
+                raise InputError(msg) from None
             continue
-    if not layouts:
-        msg = f"{files._path}: none of the files that fit the pattern is a TIFF, such as {names[0]}"
+        found.setdefault(layout, name)
+    if not found:
+        msg = (
+            f"{files.path}: none of the files that fit the pattern is a sound TIFF, such as "
+            f"{looked[0]}"
+        )
         raise InputError(msg)
+    return found
+
+
+def _layout(
+    files: _Files, items: pd.DataFrame, roles: list[str]
+) -> tuple[tuple[int, int], np.dtype[Any]]:
+    """Return shape and dtype of the crops' files; mask files must have the same shape."""
+    images = [c for c in items.columns if c.endswith("_file") and c != "mask_file"]
+    layouts = _layouts(files, items[images].to_numpy().ravel().tolist())
     described = [f"{name} is {_shape(s)} {d}" for (s, d), name in layouts.items()]
     if len(layouts) > 1:
         msg = (
-            f"{files._path}: crops differ in size, dtype or number of channels: "
-            f"{'; '.join(described[:SHOWN])}; a screen has one of each"
+            f"{files.path}: crops differ in size, dtype or number of channels: "
+            f"{'; '.join(described[:SHOWN])}; expected the same of all: remove the others, or open "
+            "them as a screen of their own"
         )
         raise InputError(msg)
-    (shape, dtype), name = next(iter(layouts.items()))
-    if len(shape) != 2 or dtype is None:
-        msg = f"{files._path}: {described[0]}; expected one grey image per file and channel"
+    shape, dtype = next(iter(layouts))
+    if len(shape) != 2:
+        msg = (
+            f"{files.path}: {described[0]}; expected one grey image per file: write each channel "
+            "to a file of its own"
+        )
         raise InputError(msg)
-    return (int(shape[0]), int(shape[1])), _stored(dtype)
+    if "mask" in roles:
+        for (other, _), name in _layouts(files, items["mask_file"].tolist()).items():
+            if other != shape:
+                msg = f"{files.path}: mask {name} is {_shape(other)}; the crops are {_shape(shape)}"
+                raise InputError(msg)
+    return (shape[0], shape[1]), dtype
 
 
 def _shape(shape: Sequence[int]) -> str:

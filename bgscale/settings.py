@@ -81,10 +81,8 @@ class Setting:
 
 _ALL = (
     Setting("original", description="the crop as imaged"),
-    Setting("same", "crop", "same", True, description="background of a crop of the same class"),
-    Setting(
-        "different", "crop", "different", True, description="background of a crop of another class"
-    ),
+    Setting("same", "crop", "same", scale=True, description="background of the same class"),
+    Setting("different", "crop", "different", scale=True, description="that of another class"),
     Setting(
         "cell_free",
         "window",
@@ -96,7 +94,7 @@ _ALL = (
         "self_swap",
         "crop",
         "protein",
-        True,
+        scale=True,
         description="control: background of the same protein, another field",
     ),
     Setting(
@@ -198,8 +196,9 @@ def select_donors(
     """Choose the donor bank: rows of `cells`, one sorted list per class.
 
     Only cells of proteins with a single class lend their background. Every protein gives equally
-    many (``per_class / proteins``, at least one; a protein with fewer gives all it has), and no
-    field more than `per_field`; among the candidates a hash of the cell decides.
+    many (``per_class / proteins``; a protein with fewer gives all it has), and no field more than
+    `per_field`; among the candidates a hash of the cell decides. Where a class has more proteins
+    than `per_class`, drawn proteins give one cell each.
 
     Parameters
     ----------
@@ -221,10 +220,13 @@ def select_donors(
         rows = np.flatnonzero(single & cells.labels[:, k])
         rows = rows[np.argsort(ranks[rows])]
         proteins = np.unique(cells.protein[rows])
-        quota = max(per_class // max(len(proteins), 1), 1)
+        if len(proteins) > per_class:
+            drawn = draw.order(seed, f"{purpose}/protein", proteins.astype(np.uint64))
+            proteins = proteins[drawn[:per_class]]
+        quota = per_class // max(len(proteins), 1)
         picked = [
             _of_protein(rows[cells.protein[rows] == p], cells.field, quota, per_field)
-            for p in proteins[: per_class if quota == 1 else None]
+            for p in proteins
         ]
         taken = np.concatenate(picked) if picked else np.empty(0, np.int64)
         chosen.append(
@@ -344,7 +346,8 @@ def compose(
         1 is the centre cell.
     centre_range, donor_range : array (cell, channel, 2), float32, optional
         Low and high end of the intensities of the centre's and of the donor's protein; the donor is
-        mapped affinely from the one onto the other. None leaves it as imaged.
+        mapped affinely from its own range onto the centre's (shifted only, where its own is a
+        single value). None leaves it as imaged.
 
     Returns
     -------
@@ -361,12 +364,15 @@ def compose(
     if centre.shape != donor.shape:
         msg = f"centre has shape {centre.shape}, donor {donor.shape}; expected the same"
         raise InputError(msg)
-    background = donor.astype(np.float32)
+    background: Floats = donor.astype(np.float32)
     if centre_range is not None and donor_range is not None:
-        span = donor_range[..., 1] - donor_range[..., 0]
-        gain = (centre_range[..., 1] - centre_range[..., 0]) / np.where(span > 0, span, 1)
-        offset = centre_range[..., 0] - gain * donor_range[..., 0]
-        background = background * gain[..., None, None] + offset[..., None, None]
+        new: Floats = centre_range.astype(np.float32)[..., None, None]
+        old: Floats = donor_range.astype(np.float32)[..., None, None]
+        old_span, new_span = old[:, :, 1] - old[:, :, 0], new[:, :, 1] - new[:, :, 0]
+        ranged = old_span > 0
+        gain = np.where(ranged, new_span, 1) / np.where(ranged, old_span, 1)
+        # the low end is taken off first: gain * counts + offset would round at the offset's size
+        background = (background - old[:, :, 0]) * gain.astype(np.float32) + new[:, :, 0]
     foreground = (mask == CENTRE_CELL)[:, None]
     return np.where(foreground, centre.astype(np.float32), background)
 
@@ -376,7 +382,7 @@ def uncovered_px(
 ) -> npt.NDArray[np.int32]:
     """Return how many pixels of the donor's own centre cell stay visible: (cell,), int32."""
     visible = (donor_mask == CENTRE_CELL) & (mask != CENTRE_CELL)
-    return visible.sum((1, 2), dtype=np.int32)
+    return np.asarray(visible.sum((1, 2), dtype=np.int32))
 
 
 def blocks(length: int, size: int) -> Iterator[slice]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from bgscale.accuracy import table
+from bgscale.accuracy import Aggregate, table
 from bgscale.errors import InputError, nearest
 from bgscale.proportions import summary
 from bgscale.results import open_results
@@ -28,7 +28,7 @@ def node(tree: xr.DataTree, kind: str, model: str) -> xr.Dataset:
         have = ", ".join(known) or "none yet: `bgscale run` makes them"
         msg = f"no {kind} of model {model!r}{nearest(model, known)}; there are {have}"
         raise InputError(msg)
-    return tree[f"{kind}/{model}"].to_dataset(inherit=False)
+    return tree.children[kind].children[model].to_dataset(inherit=False)
 
 
 def models_of(tree: xr.DataTree, kind: str, model: str = "") -> list[str]:
@@ -44,7 +44,7 @@ def models_of(tree: xr.DataTree, kind: str, model: str = "") -> list[str]:
 
 
 def tables(
-    store: str | Path, *, model: str = "", aggregate: str | None = None, differ_in: str = ""
+    store: str | Path, *, model: str = "", aggregate: Aggregate | None = None, differ_in: str = ""
 ) -> dict[str, xr.Dataset]:
     """Return the table of accuracies of each model of a store.
 
@@ -65,13 +65,13 @@ def tables(
     """
     tree = open_results(store)
     names = models_of(tree, "evaluation", model)
-    aggregate = aggregate or tree.attrs["config"]["classification"]["aggregate"]
+    chosen: Aggregate = aggregate or tree.attrs["config"]["classification"]["aggregate"]
     pairs = pairs_that_differ(tree, differ_in) if differ_in else None
     made = {}
     for name in names:
         dataset = node(tree, "evaluation", name).load()
         dataset.attrs["note"] = "\n".join(_notes(tree, name, dataset, differ_in))
-        made[name] = table(dataset, aggregate=aggregate, pairs=pairs)
+        made[name] = table(dataset, aggregate=chosen, pairs=pairs)
     return made
 
 

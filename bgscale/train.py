@@ -148,7 +148,7 @@ def train(
     store, table = job.store, job.cells(plate)
     channels = job.role_indices(spec.channels, who=f"model {name!r}")
     images, masks = (
-        store.array(f"plates/{plate}/crops/{array}").oindex[rows] for array in ("image", "mask")
+        store.read_rows(f"plates/{plate}/crops/{array}", rows) for array in ("image", "mask")
     )
     images, masks = kernels.fit_window(images[:, channels], masks, size_px=spec.input_size_px)
     weights = Path(model.weights)

@@ -1,9 +1,17 @@
-"""What the tests share: where the third-party data are, and a small simulated screen."""
+"""What the tests share: third-party data, a small screen and its run, two worker processes."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from screens import config_of, write_screen
+
+from bgscale.run import Run
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -16,3 +24,32 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no third-party data in {folder}: set BGSCALE_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small simulated crops screen."""
+    return write_screen(tmp_path_factory.mktemp("screen") / "small")
+
+
+@pytest.fixture(scope="session")
+def finished(small_screen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Store of a finished serial run of the small screen; tests must not change it."""
+    config = config_of(small_screen, tmp_path_factory.mktemp("finished"))
+    Run.from_config(config).execute()
+    return Path(config.store)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> "Iterator[Client]":
+    """Client of two single-threaded worker processes; its tests are marked `cluster`."""
+    from bgscale.distribute.cluster import connect
+
+    # workers import the tests' modules, as units are functions of modules
+    folder = str(REPOSITORY / "tests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")]))
+        with connect("local:2") as client:
+            assert client is not None
+            client.wait_for_workers(2)
+            yield client

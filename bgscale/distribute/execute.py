@@ -10,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from distributed import Client, as_completed
@@ -29,29 +29,27 @@ class Listener(Protocol):
     """Hears what happens; the progress bar, the log and the tests' counters are listeners."""
 
     def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
-        """`units` in all, of which `done` were there already; `purpose` is for people."""
+        """Hear of `units` in all, of which `done` were there already; `purpose` is for people."""
 
     def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
-        """A unit is complete."""
+        """Hear that a unit is complete."""
 
     def stage_finished(self, stage: str) -> None:
-        """No unit of the stage is left, or the run stops."""
+        """Hear that no unit of the stage is left, or that the run stops."""
 
 
 @dataclass
 class Stop:
-    """Set by Ctrl-C or SIGTERM; the run drains."""
+    """Set by Ctrl-C or SIGTERM; the run drains. Without a lock: signal handlers set it."""
 
     requested: str = ""
-    _event: threading.Event = field(default_factory=threading.Event)
 
     def request(self, reason: str) -> None:
         """Ask the run to finish the running units and end."""
         self.requested = reason
-        self._event.set()
 
     def __bool__(self) -> bool:
-        return self._event.is_set()
+        return bool(self.requested)
 
 
 @contextmanager
@@ -121,14 +119,15 @@ def run_units(
     InputError, DiskFullError
         As the unit raised it.
     InterruptedRunError
-        `stop` was set; what was running has finished and is recorded.
+        `stop` was set: what was running has finished and is recorded. Or the scheduler is gone.
     """
     if not units:
         return
     todo = [unit for unit in units if not ledger.is_done(unit)]
     stage = units[0].stage
     listener.stage_started(stage, purpose or stage, len(units), len(units) - len(todo))
-    stop = stop or Stop()
+    # not `stop or Stop()`: a stop that nobody asked for is false
+    stop = Stop() if stop is None else stop
     outcomes = (
         _here(work, todo, job, ledger, stop)
         if client is None
@@ -173,11 +172,11 @@ def _here(
 def _on_cluster(
     client: Client, work: Work, todo: Sequence[Unit], job: str, ledger: Ledger, stop: Stop
 ) -> Iterator[tuple[Unit, Any]]:
-    threads = sum(client.nthreads().values())
+    threads = sum(client.nthreads().values())  # type: ignore[no-untyped-call]
     window = max(threads, 1) * UNITS_IN_FLIGHT_PER_THREAD
     waiting = iter(todo)
-    running = as_completed(loop=client.loop)
-    owners: dict[str, Unit] = {}
+    running: Any = as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
+    owners: dict[object, Unit] = {}
 
     def submit_next() -> None:
         unit = None if stop else next(waiting, None)
@@ -190,7 +189,20 @@ def _on_cluster(
         submit_next()
     for future in running:
         unit = owners.pop(future.key)
-        error = future.exception()
-        yield unit, error if error is not None else future.result()
+        yield unit, _outcome(future, unit)
         future.release()
         submit_next()
+
+
+def _outcome(future: Any, unit: Unit) -> Any:
+    """Return the unit's summary, or what it raised."""
+    error = future.exception()
+    if error is not None:
+        return error
+    lost = f"lost the Dask scheduler while {unit.name} ran; run again to go on"
+    if future.status != "finished":
+        raise InterruptedRunError(lost)
+    try:
+        return future.result()
+    except OSError as broken:
+        raise InterruptedRunError(lost) from broken

@@ -1,8 +1,8 @@
 """What is done: a record per unit, beside the store, never inferred from which chunks exist.
 
 A record is named by stage, region and token and holds the files the unit wrote with their sizes and
-checksums. It is created exclusively, after the data are on the disk. Chunk existence proves nothing:
-a shard equal to the fill value may be absent, and a torn run leaves shards behind.
+checksums. It appears at once and whole, after the data are on the disk. Chunk existence proves
+nothing: a torn run leaves shards behind.
 """
 
 import json

@@ -29,6 +29,7 @@ from bgscale.proportions.distances import (
     total_variation,
 )
 from bgscale.proportions.folds import N_FOLDS, N_REPLICATES, Folds, assign_folds, replicate_weights
+from bgscale.proportions.mixture import mixture
 from bgscale.proportions.sums import (
     SUM_SCALE,
     Proportions,
@@ -61,6 +62,7 @@ __all__ = [
     "in_units",
     "jensen_shannon",
     "kl_divergence",
+    "mixture",
     "predict",
     "predict_out_of_fold",
     "replicate_weights",

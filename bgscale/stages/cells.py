@@ -71,15 +71,9 @@ def create_cells(job: Job) -> None:
     node = f"plates/{plate}/cells"
     store.create_group(node, coords={}, description="one row a cell, in the order of the crops")
     for name, (dtype, units, text) in _COLUMNS.items():
-        store.create_array(
-            f"{node}/{name}",
-            {"cell": n},
-            dtype,
-            chunk=write,
-            long_name=text,
-            **({"units": units} if units else {}),
-            **({"names": names[name]} if name in names else {}),
-        )
+        attrs: dict[str, Any] = {"long_name": text, "units": units, "names": names.get(name)}
+        kept = {key: value for key, value in attrs.items() if value}
+        store.create_array(f"{node}/{name}", {"cell": n}, dtype, chunk=write, **kept)
     node = f"plates/{plate}/crops"
     store.create_group(node, coords={"channel": job.channels}, description="single-cell crops")
     y, x = screen.crop_shape
@@ -144,8 +138,6 @@ def cut(job: Job, unit: Unit) -> Done:
     return files, {"cells": len(rows), **{r.name: int(counts[r]) for r in Reason if counts[r]}}
 
 
-
-
 def create_ranges(job: Job) -> None:
     """Create the table of intensity ranges: a row per protein, or per protein and field."""
     store = job.store
@@ -184,16 +176,18 @@ def ranges(job: Job, unit: Unit) -> Done:
     plate = unit.stage.split("/")[1]
     table, node = job.cells(plate), f"plates/{plate}/ranges"
     groups = slice(unit.start, unit.stop)
-    proteins, fields = job.store.read(f"{node}/protein", groups), job.store.read(
-        f"{node}/field", groups
+    proteins, fields = (
+        job.store.read(f"{node}/protein", groups),
+        job.store.read(f"{node}/field", groups),
     )
-    image = job.store.array(f"plates/{plate}/crops/image")
     bounds = np.empty((len(proteins), len(job.channels), 2), np.float32)
     for i, (protein, field) in enumerate(zip(proteins, fields, strict=True)):
         member = table.usable & (table.cells.protein == protein)
         rows = np.flatnonzero(member & ((field < 0) | (table.cells.field == field)))
         first = draw.order(job.config.seed, "range", table.cells.ids[rows])[:RANGE_CELLS]
-        bounds[i] = crop_kernels.intensity_range(image.oindex[np.sort(rows[first])])
+        bounds[i] = crop_kernels.intensity_range(
+            job.store.read_rows(f"plates/{plate}/crops/image", rows[first])
+        )
     return job.store.write(f"{node}/range", [(unit.start, unit.stop)], bounds), {}
 
 
@@ -220,12 +214,18 @@ def donors(job: Job, unit: Unit) -> Done:
     plate = job.plates[0]
     table = job.cells(plate)
     medium = job.store.read(f"plates/{plate}/cells/medium_area")
+    area = job.store.read(f"plates/{plate}/cells/area")
     able = table.usable & table.evaluated
+    small = able & (area <= np.quantile(area[able], job.config.donors.smallest_share))
     files: list[str] = []
     summary = {}
     for bank in BANKS:
-        eligible = able & (medium >= crop_kernels.MIN_MEDIUM_PX) if bank == "windows" else able
-        rows = np.flatnonzero(eligible)
+        eligible = {
+            "donors": small,
+            "windows": able & (medium >= crop_kernels.MIN_MEDIUM_PX),
+            "centres": able,
+        }
+        rows = np.flatnonzero(eligible[bank])
         chosen = [rows[picked] for picked in _choose(job, bank, table.cells.take(rows))]
         files += _write_index(job, bank, table, chosen)
         summary[bank] = [len(c) for c in chosen]
@@ -318,14 +318,12 @@ def bank(job: Job, unit: Unit) -> Done:
     plate = store.attrs(which)["plate"]
     size = int(store.read(f"{which}/size")[k])
     rows = store.read(f"{which}/row", k)
-    source = {name: store.array(f"plates/{plate}/crops/{name}") for name in ("image", "mask")}
-    order = np.argsort(rows[:size])
     files = []
     block: dict[str, npt.NDArray[Any]] = {}
-    for name, array in source.items():
-        block[name] = np.zeros((len(rows), *array.shape[1:]), array.dtype)
-        if size:
-            block[name][order] = array.oindex[rows[:size][order]]
+    for name in ("image", "mask"):
+        chosen = store.read_rows(f"plates/{plate}/crops/{name}", rows[:size])
+        block[name] = np.zeros((len(rows), *chosen.shape[1:]), chosen.dtype)
+        block[name][:size] = chosen
     if which == "windows":
         ids = store.read(f"{which}/id", k)
         for i in range(size):

@@ -4,6 +4,7 @@ Synthetic crops are never stored: they are composed inside the unit, from a shar
 donor bank that the process holds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -93,14 +94,20 @@ class Swapped:
 
 
 def swap(
-    block: Block, setting: Setting, bank: Bank | None, *, seed: int, background: int | None = None
+    block: Block,
+    setting: Setting,
+    bank: Bank | None,
+    *,
+    channels: Sequence[int],
+    seed: int,
+    background: int | None = None,
 ) -> Swapped:
-    """Return the block's crops under a setting."""
+    """Return these channels of the block's crops under a setting."""
     n = len(block.cells)
     missing = np.where(block.usable, Missing.PRESENT, Missing.UNUSABLE).astype(np.uint8)
     donor, donor_class = np.zeros(n, np.uint64), np.full(n, -1, np.int16)
     uncovered = np.zeros(n, np.int32)
-    crops = block.image.astype(np.float32)
+    crops = block.image[:, channels].astype(np.float32)
     if setting.refill:
         holes = block.mask == CENTRE_CELL if setting.refill == "centre" else block.mask != MEDIUM
         for i in np.flatnonzero(block.usable):
@@ -113,20 +120,19 @@ def swap(
             if filled is None:
                 missing[i] = Missing.NO_MEDIUM
             else:
-                crops[i] = filled
+                crops[i] = filled[list(channels)]
     if bank is not None:
-        drawn = swaps.draw_donors(
-            setting, block.cells, bank.pool, seed=seed, background=background
-        )
+        drawn = swaps.draw_donors(setting, block.cells, bank.pool, seed=seed, background=background)
         missing = np.where(block.usable, drawn.missing, missing)
         rows = np.flatnonzero(missing == Missing.PRESENT)
         place = drawn.localization[rows], drawn.slot[rows]
+        each = (*(index[:, None] for index in place), np.asarray(channels)[None])
         crops[rows] = swaps.compose(
-            block.image[rows],
+            crops[rows],
             block.mask[rows],
-            bank.image[place],
-            centre_range=block.range[rows] if setting.scale else None,
-            donor_range=bank.range[place] if setting.scale else None,
+            bank.image[each],
+            centre_range=block.range[rows][:, channels] if setting.scale else None,
+            donor_range=bank.range[each] if setting.scale else None,
         )
         donor[rows], donor_class[rows] = bank.ids[place], drawn.localization[rows]
         uncovered[rows] = swaps.uncovered_px(block.mask[rows], bank.mask[place])
@@ -144,11 +150,10 @@ def features(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Embed the present cells of a block; the others are NaN: layer -> (cell, feature)."""
     spec = model.spec
-    channels = job.role_indices(spec.channels, who=f"model {spec.architecture!r}")
     rows = np.flatnonzero(swapped.missing == Missing.PRESENT)
     factor = kernels.zoom(spec, job.config.screen.pixel_size_um)
     crops, masks = kernels.fit_window(
-        swapped.crops[rows][:, channels],
+        swapped.crops[rows],
         block.mask[rows],
         size_px=spec.input_size_px,
         factor=factor,
@@ -166,16 +171,15 @@ def create_embeddings(job: Job, name: str, plate: str) -> None:
     node = f"plates/{plate}/embeddings/{name}"
     n = store.array(f"plates/{plate}/cells/id").shape[0]
     write = {"cell": shard_cells(job, n)}
-    store.create_group(
-        node, coords={"setting": job.config.settings}, **model_attrs(job, model)
-    )
+    store.create_group(node, coords={"setting": job.config.settings}, **model_attrs(job, model))
     dims = {"cell": n, "setting": len(job.settings)}
+    names: dict[str, Any] = {
+        "donor_class": list(job.classes),
+        "missing": {int(m): m.name.lower() for m in Missing},
+    }
     for variable, (dtype, fill, text) in _SWAP_VARIABLES.items():
-        store.create_array(
-            f"{node}/{variable}", dims, dtype, chunk=write, fill=fill, long_name=text,
-            **({"names": list(job.classes)} if variable == "donor_class" else {}),
-            **({"names": {int(m): m.name.lower() for m in Missing}} if variable == "missing" else {}),
-        )  # fmt: skip
+        attrs = {"long_name": text} | ({"names": names[variable]} if variable in names else {})
+        store.create_array(f"{node}/{variable}", dims, dtype, chunk=write, fill=fill, **attrs)
     chunk = {"cell": min(FEATURE_CHUNK, write["cell"]), "setting": 1}
     for layer, width in model.spec.layers.items():
         store.create_group(f"{node}/{layer}", coords={"setting": job.config.settings})
@@ -229,6 +233,7 @@ def embed(job: Job, unit: Unit) -> Done:
     node = f"plates/{plate}/embeddings/{name}"
     check_processor(job, node)
     model, store, table = model_of(job.text, name), job.store, job.cells(plate)
+    channels = job.role_indices(model.spec.channels, who=f"model {name!r}")
     n, settings = unit.stop - unit.start, job.settings
     layers = {
         layer: np.full((n, len(settings), width), np.nan, np.float32)
@@ -248,7 +253,9 @@ def embed(job: Job, unit: Unit) -> Done:
             table.usable[rows],
         )
         for s, setting in enumerate(settings):
-            swapped = swap(block, setting, bank_of(job, setting), seed=job.config.seed)
+            swapped = swap(
+                block, setting, bank_of(job, setting), channels=channels, seed=job.config.seed
+            )
             for layer, values in features(job, model, block, swapped, setting).items():
                 layers[layer][part, s] = values
             for variable in _SWAP_VARIABLES:
@@ -263,11 +270,14 @@ def embed(job: Job, unit: Unit) -> Done:
 def centre_block(job: Job, centres: Bank, k: int, part: slice) -> Block:
     """Return some of experiment 1's centre cells of class k."""
     protein = centres.pool.protein[k, part]
-    cells = Cells(
-        centres.ids[k, part], protein, centres.pool.field[k, part], job.labels[protein]
+    cells = Cells(centres.ids[k, part], protein, centres.pool.field[k, part], job.labels[protein])
+    return Block(
+        cells,
+        centres.image[k, part],
+        centres.mask[k, part],
+        centres.range[k, part],
+        np.ones(len(cells), bool),
     )
-    image, mask, bounds = (a[k, part] for a in (centres.image, centres.mask, centres.range))
-    return Block(cells, image, mask, bounds, np.ones(len(cells), bool))
 
 
 def grid_problems(job: Job) -> list[tuple[int, int]]:
@@ -317,6 +327,7 @@ def grid(job: Job, unit: Unit) -> Done:
     model, store, centres = model_of(job.text, name), job.store, job.bank("centres")
     s, b = grid_problems(job)[unit.start]
     setting = job.settings[s]
+    channels = job.role_indices(model.spec.channels, who=f"model {name!r}")
     classes, draws = centres.ids.shape
     layer = model.spec.classification_layer
     values = np.full((classes, draws, model.spec.layers[layer]), np.nan, np.float32)
@@ -329,6 +340,7 @@ def grid(job: Job, unit: Unit) -> Done:
                 block,
                 setting,
                 bank_of(job, setting),
+                channels=channels,
                 seed=job.config.seed,
                 background=b - 1 if b else None,
             )
@@ -366,12 +378,15 @@ def sample(job: Job, unit: Unit) -> Done:
     del unit
     store, centres = job.store, job.bank("centres")
     examples = slice(0, store.array("sample/image").shape[1])
+    channels = range(len(job.channels))
     image = np.zeros(store.array("sample/image").shape, np.float32)
     missing = np.zeros(store.array("sample/missing").shape, np.uint8)
     for k in range(len(job.classes)):
         block = centre_block(job, centres, k, examples)
         for s, setting in enumerate(job.settings):
-            swapped = swap(block, setting, bank_of(job, setting), seed=job.config.seed)
+            swapped = swap(
+                block, setting, bank_of(job, setting), channels=channels, seed=job.config.seed
+            )
             inside = (block.mask == CENTRE_CELL)[:, None] | (setting.mode == "unmasked")
             image[k, :, s] = np.where(inside, swapped.crops, 0)
             missing[k, :, s] = swapped.missing

@@ -195,7 +195,14 @@ def read_classifiers(job: Job, name: str, s: int) -> list[list[Classifier]]:
     folds, replicates = parts[0].shape[:2]
     return [
         [
-            Classifier(*(p[f, r] for p in parts[:4]), bool(parts[4][f, r]), int(parts[5][f, r]))
+            Classifier(
+                parts[0][f, r],
+                parts[1][f, r],
+                parts[2][f, r],
+                parts[3][f, r],
+                bool(parts[4][f, r]),
+                int(parts[5][f, r]),
+            )
             for r in range(replicates)
         ]
         for f in range(folds)
@@ -220,12 +227,13 @@ def create_proportions(job: Job, name: str) -> None:
         sum_scale=kernels.SUM_SCALE,
         **_provenance(job, f"plates/{job.plates[0]}/embeddings/{name}"),
     )
-    dims = {"fit": 2, "setting": len(job.settings), "protein": len(job.proteins)}
+    dims = {"fit": len(FITS), "setting": len(job.settings), "protein": len(job.proteins)}
     slot, last = {"protein_field": width}, {"localization": k}
     again = {"replicate": job.config.proportions.replicates, **last}
     steps = f"1/{kernels.SUM_SCALE}"
     for variable, (more, dtype, units, text) in {
         "proportion": (last, "float64", "1", "mean softmax over the protein's cells"),
+        "mixture": (last, "float64", "1", "shares that the cells are most likely drawn from"),
         "n_cells": ({}, "int64", "1", "cells present under the setting and under original"),
         "field": (slot, "int32", "", "code of the field; -1: none"),
         "n": (slot, "int64", "1", "cells by field"),
@@ -256,11 +264,11 @@ def proportions(job: Job, unit: Unit) -> Done:
     folds, group = folds_of(job)
     protein = table.cells.protein[rows]
     rows = rows[(protein >= unit.start) & (protein < unit.stop)]
-    embedding = store.array(f"plates/{table.plate}/embeddings/{name}/{layer}/embedding")
-    features = embedding.oindex[rows]
+    features = store.read_rows(f"plates/{table.plate}/embeddings/{name}/{layer}/embedding", rows)
     present = np.isfinite(features).all(2).T
     replicates = job.config.proportions.replicates
-    out: dict[str, npt.NDArray[Any]] = {}
+    shape = (len(FITS), len(job.settings), unit.stop - unit.start, classes)
+    out: dict[str, npt.NDArray[Any]] = {"mixture": np.full(shape, np.nan)}
     for f, fit in enumerate(FITS):
         p = np.zeros((len(job.settings), 1 + replicates, len(rows), classes))
         for s in range(len(job.settings)):
@@ -269,6 +277,9 @@ def proportions(job: Job, unit: Unit) -> Done:
             p[s][:, seen] = kernels.predict_out_of_fold(
                 fitted, features[seen, s], folds.fold[group[rows[seen]]]
             )
+            for protein in np.unique(table.cells.protein[rows]):
+                own = seen[table.cells.protein[rows[seen]] == protein]
+                out["mixture"][f, s, protein - unit.start] = kernels.mixture(p[s, 0, own])
         state = kernels.accumulate(
             p[:, 0],
             present,
@@ -277,9 +288,9 @@ def proportions(job: Job, unit: Unit) -> Done:
             replicates=p[:, 1:],
         )
         for variable, values in _dense(state, unit, job, name).items():
-            block = out.setdefault(variable, np.zeros((2, *values.shape), values.dtype))
+            block = out.setdefault(variable, np.zeros((len(FITS), *values.shape), values.dtype))
             block[f] = values
-    region = [(0, 2), (0, len(job.settings)), (unit.start, unit.stop)]
+    region = [(0, len(FITS)), (0, len(job.settings)), (unit.start, unit.stop)]
     files = []
     for variable, values in out.items():
         files += store.write(f"proportions/{name}/{variable}", region, values)
@@ -344,7 +355,7 @@ def create_shifts(job: Job, name: str) -> None:
     store.create_group(
         node, coords=coords, **_provenance(job, f"plates/{job.plates[0]}/embeddings/{name}")
     )
-    dims = {"fit": 2, "setting": len(job.settings)}
+    dims = {"fit": len(FITS), "setting": len(job.settings)}
     protein = {**dims, "protein": len(job.proteins)}
     for variable, (shape, units, text) in {
         "kl": (protein, "nat", "KL(original || setting) of the proportions"),

@@ -78,12 +78,16 @@ class Job:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes (localizations)."""
+        """Names of the classes (localizations); of a screen that is open, also before a store."""
+        if "screen" in self.__dict__:
+            return self.screen.classes
         return tuple(self.store.attrs("proteins")["coords"]["localization"])
 
     @cached_property
     def proteins(self) -> tuple[str, ...]:
         """Names of the proteins."""
+        if "screen" in self.__dict__:
+            return self.screen.proteins
         return tuple(self.store.attrs("proteins")["coords"]["protein"])
 
     @cached_property
@@ -97,9 +101,7 @@ class Job:
         node = f"plates/{plate}/cells"
         column = {n: self.store.read(f"{node}/{n}") for n in ("id", "protein", "field", "reason")}
         protein = column["protein"].astype(np.int64)
-        cells = Cells(
-            column["id"], protein, column["field"].astype(np.int64), self.labels[protein]
-        )
+        cells = Cells(column["id"], protein, column["field"].astype(np.int64), self.labels[protein])
         names = self.store.array(f"{node}/field").attrs["names"]
         wanted = self.config.evaluation.fields
         here = np.isin(self.field_labels(names), wanted) if wanted else np.ones(len(names), bool)
