@@ -58,9 +58,7 @@ def evaluate(crops: Path, folder: Path, *, seed: int, controls: bool = True) -> 
     Run.from_config(config).execute()
     table = tables(config.store, differ_in="localization")["tiny"]
     found = {str(s): float(table["mean"].sel(setting=s)) for s in table["setting"].values}
-    found |= {
-        str(c): float(table["difference"].sel(contrast=c)) for c in table["contrast"].values
-    }
+    found |= {str(c): float(table["difference"].sel(contrast=c)) for c in table["contrast"].values}
     if controls:
         found["neighbour share"] = float(neighbour_share(table)["share"])
     return found

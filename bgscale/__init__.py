@@ -20,7 +20,7 @@ _PUBLIC = {
 }
 _MODULES = ("plot", "simulate", "table")
 
-__all__ = [*_PUBLIC, *_MODULES, "__version__"]  # noqa: PLE0604
+__all__ = [*_PUBLIC, *_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -81,13 +81,6 @@ class DonorSection(Section):
     min_pool: int = Field(
         default=20, ge=1, description="fewer donors than this in a class is an error"
     )
-    smallest_share: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="donors come from this share of the cells, those with the smallest centre cell: "
-        "what the foreground does not cover of a donor's own centre cell tells its class",
-    )
     per_field: int = Field(
         default=0,
         ge=0,

@@ -50,7 +50,7 @@ def demo_config(spec: ScreenSpec) -> RunConfig:
                 "pixel_size_um": spec.pixel_size_um,
             },
             "models": {MODEL: {"architecture": "tiny", "weights": f"{MODEL}.safetensors"}},
-            "donors": {"per_class": 200, "windows_per_class": 200},
+            "donors": {"windows_per_class": 200},
             "classification": {"crops_per_class": 100},
             "proportions": {"replicates": 10},
             "training": {"seed": spec.seed, "epochs": 25},

@@ -158,7 +158,12 @@ def stages(job: Job) -> list[Stage]:
     add(donors, cells.BANKS, "who lends a background")
     bank = named("bank", "", [donors])
     add(bank, (), "donor bank", length=lambda j: len(cells.BANKS) * len(j.classes))
-    sample = named("sample", "", [bank], settings=[s.to_config() for s in job.settings])
+    sample = named(
+        "sample",
+        "",
+        [bank],
+        settings=[s.to_config() for s in job.settings],
+    )
     add(sample, ("sample",), "a sample for the eye", embedding.create_sample)
     for name in config.models:
         _add_model(job, name, plate, bank, named, add)

@@ -7,11 +7,10 @@ what would be redone, unless asked to redo it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from bgscale import pipeline
 from bgscale.config import RunConfig, ScreenSection
-from bgscale.distribute.cluster import Client
 from bgscale.distribute.execute import Listener, draining_signals, run_units
 from bgscale.distribute.ledger import Ledger
 from bgscale.errors import StoreMismatchError
@@ -23,6 +22,9 @@ from bgscale.screen import Screen
 from bgscale.stages.embedding import model_attrs, model_of
 from bgscale.stages.job import Job, remember
 from bgscale.train import Training, model_to_train, train
+
+if TYPE_CHECKING:
+    from bgscale.distribute.execute import Client
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class Run:
 
     def execute(
         self,
-        client: Client | None = None,
+        client: "Client | None" = None,
         *,
         redo: bool = False,
         listener: Listener | None = None,
@@ -264,7 +266,7 @@ def _with_screen(job: Job, screen: Screen) -> Job:
 
 def train_model(
     config: RunConfig,
-    client: Client | None = None,
+    client: "Client | None" = None,
     *,
     listener: Narrator | None = None,
     restart: bool = False,

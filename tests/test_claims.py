@@ -34,7 +34,7 @@ def trained(folder: Path, **changes: object) -> tuple[RunConfig, Path]:
         screen,
         folder,
         models={"tiny": {"weights": str(folder / "tiny.safetensors")}},
-        donors={"per_class": 120, "windows_per_class": 120},
+        donors={"windows_per_class": 120},
         classification={"crops_per_class": 100},
         proportions={"replicates": 0},
         training={"epochs": 20, "threads": 2},

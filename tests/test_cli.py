@@ -29,7 +29,7 @@ def toml(folder: Path, config: RunConfig) -> Path:
 
 
 def assert_clear(result: Result, code: int, *parts: str) -> None:
-    """The call ended with the code and one line of error that has these parts."""
+    """Assert that the call ended with the code and one line of error that has these parts."""
     assert result.exit_code == code, (result.output, result.exception)
     assert result.exception is None or isinstance(result.exception, SystemExit)
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
@@ -55,7 +55,9 @@ def test_every_command_and_option_has_help(command: str) -> None:
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys, bgscale, bgscale.cli; print([m for m in ('torch', 'sklearn', 'matplotlib', "
     code += "'zarr', 'distributed', 'xarray') if m in sys.modules])"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert printed.stdout.strip() == "[]"
 
 

@@ -85,7 +85,7 @@ def test_no_cycles_within_a_floor() -> None:
                 for path in modules()
                 if part(path) == name
                 for dotted in imports(path)
-                if (target := (dotted.split(".") + [""])[1]) in names and target != name
+                if (target := [*dotted.split("."), ""][1]) in names and target != name
             }
             for name in names
         }

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from distributed import Client, as_completed
+from distributed import Client as Client
+from distributed import as_completed
 
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.units import Unit

@@ -214,18 +214,12 @@ def donors(job: Job, unit: Unit) -> Done:
     plate = job.plates[0]
     table = job.cells(plate)
     medium = job.store.read(f"plates/{plate}/cells/medium_area")
-    area = job.store.read(f"plates/{plate}/cells/area")
     able = table.usable & table.evaluated
-    small = able & (area <= np.quantile(area[able], job.config.donors.smallest_share))
     files: list[str] = []
     summary = {}
     for bank in BANKS:
-        eligible = {
-            "donors": small,
-            "windows": able & (medium >= crop_kernels.MIN_MEDIUM_PX),
-            "centres": able,
-        }
-        rows = np.flatnonzero(eligible[bank])
+        eligible = able & (medium >= crop_kernels.MIN_MEDIUM_PX) if bank == "windows" else able
+        rows = np.flatnonzero(eligible)
         chosen = [rows[picked] for picked in _choose(job, bank, table.cells.take(rows))]
         files += _write_index(job, bank, table, chosen)
         summary[bank] = [len(c) for c in chosen]

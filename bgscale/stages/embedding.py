@@ -21,7 +21,7 @@ from bgscale.errors import InputError
 from bgscale.models import load_model
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.schema import CENTRE_CELL, MEDIUM, OWN_BACKGROUND, Missing
-from bgscale.settings import Cells, Setting
+from bgscale.settings import Cells, Donors, Setting
 from bgscale.stages.cells import Done, cell_ranges, shard_cells
 from bgscale.stages.job import Bank, Job, open_job
 
@@ -97,12 +97,11 @@ def swap(
     block: Block,
     setting: Setting,
     bank: Bank | None,
+    drawn: Donors | None,
     *,
     channels: Sequence[int],
-    seed: int,
-    background: int | None = None,
 ) -> Swapped:
-    """Return these channels of the block's crops under a setting."""
+    """Return these channels of the block's crops under a setting, on the donors drawn for it."""
     n = len(block.cells)
     missing = np.where(block.usable, Missing.PRESENT, Missing.UNUSABLE).astype(np.uint8)
     donor, donor_class = np.zeros(n, np.uint64), np.full(n, -1, np.int16)
@@ -121,8 +120,7 @@ def swap(
                 missing[i] = Missing.NO_MEDIUM
             else:
                 crops[i] = filled[list(channels)]
-    if bank is not None:
-        drawn = swaps.draw_donors(setting, block.cells, bank.pool, seed=seed, background=background)
+    if bank is not None and drawn is not None:
         missing = np.where(block.usable, drawn.missing, missing)
         rows = np.flatnonzero(missing == Missing.PRESENT)
         place = drawn.localization[rows], drawn.slot[rows]
@@ -137,6 +135,27 @@ def swap(
         donor[rows], donor_class[rows] = bank.ids[place], drawn.localization[rows]
         uncovered[rows] = swaps.uncovered_px(block.mask[rows], bank.mask[place])
     return Swapped(crops, missing, donor, donor_class, uncovered)
+
+
+def draw(job: Job, block: Block, setting: Setting, bank: Bank | None) -> Donors | None:
+    """Draw a donor for each cell of a block, where the setting has any."""
+    if bank is None:
+        return None
+    return swaps.draw_donors(setting, block.cells, bank.pool, seed=job.config.seed)
+
+
+def deal(job: Job, setting: Setting, k: int, background: int) -> Donors | None:
+    """Deal the donors of class `background` to experiment 1's cells of class k."""
+    bank, centres = bank_of(job, setting), job.bank("centres")
+    if bank is None:
+        return None
+    return swaps.deal_donors(
+        setting,
+        centre_block(job, centres, k, slice(None)).cells,
+        bank.pool,
+        localization=background,
+        seed=job.config.seed,
+    )
 
 
 def bank_of(job: Job, setting: Setting) -> Bank | None:
@@ -253,9 +272,9 @@ def embed(job: Job, unit: Unit) -> Done:
             table.usable[rows],
         )
         for s, setting in enumerate(settings):
-            swapped = swap(
-                block, setting, bank_of(job, setting), channels=channels, seed=job.config.seed
-            )
+            bank = bank_of(job, setting)
+            drawn = draw(job, block, setting, bank)
+            swapped = swap(block, setting, bank, drawn, channels=channels)
             for layer, values in features(job, model, block, swapped, setting).items():
                 layers[layer][part, s] = values
             for variable in _SWAP_VARIABLES:
@@ -333,17 +352,13 @@ def grid(job: Job, unit: Unit) -> Done:
     values = np.full((classes, draws, model.spec.layers[layer]), np.nan, np.float32)
     donor = np.zeros((classes, draws), np.uint64)
     missing = np.zeros((classes, draws), np.uint8)
+    bank = bank_of(job, setting)
     for k in range(classes):
+        dealt = deal(job, setting, k, b - 1 if b else k)
         for part in swaps.blocks(draws, COMPOSED_AT_ONCE):
             block = centre_block(job, centres, k, part)
-            swapped = swap(
-                block,
-                setting,
-                bank_of(job, setting),
-                channels=channels,
-                seed=job.config.seed,
-                background=b - 1 if b else None,
-            )
+            drawn = None if dealt is None else dealt.take(part)
+            swapped = swap(block, setting, bank, drawn, channels=channels)
             values[k, part] = features(job, model, block, swapped, setting)[layer]
             donor[k, part], missing[k, part] = swapped.donor, swapped.missing
     region = [(s, s + 1), (b, b + 1)]
@@ -384,9 +399,9 @@ def sample(job: Job, unit: Unit) -> Done:
     for k in range(len(job.classes)):
         block = centre_block(job, centres, k, examples)
         for s, setting in enumerate(job.settings):
-            swapped = swap(
-                block, setting, bank_of(job, setting), channels=channels, seed=job.config.seed
-            )
+            bank = bank_of(job, setting)
+            drawn = draw(job, block, setting, bank)
+            swapped = swap(block, setting, bank, drawn, channels=channels)
             inside = (block.mask == CENTRE_CELL)[:, None] | (setting.mode == "unmasked")
             image[k, :, s] = np.where(inside, swapped.crops, 0)
             missing[k, :, s] = swapped.missing

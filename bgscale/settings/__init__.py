@@ -1,0 +1,39 @@
+"""The background settings: who lends a background, and how it is put around the centre cell.
+
+A setting is a small frozen object, its parameters are data (`registry`). Donors are drawn or dealt
+(`donors`) and pasted (`compose`). Reading donors, cutting crops and preprocessing are others' work.
+
+References
+----------
+Gupta, Moses & Lu (2025), Representation Learning Methods for Single-Cell Microscopy are Confounded
+by Background Cells. PMLR 311:162-177.
+"""
+
+from bgscale.settings.compose import blocks, compose
+from bgscale.settings.donors import (
+    Cells,
+    Donors,
+    Ints,
+    Pool,
+    deal_donors,
+    draw_donors,
+    select_donors,
+    uncovered_px,
+)
+from bgscale.settings.registry import SETTINGS, Setting, get_setting
+
+__all__ = [
+    "SETTINGS",
+    "Cells",
+    "Donors",
+    "Ints",
+    "Pool",
+    "Setting",
+    "blocks",
+    "compose",
+    "deal_donors",
+    "draw_donors",
+    "get_setting",
+    "select_donors",
+    "uncovered_px",
+]
