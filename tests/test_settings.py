@@ -228,22 +228,6 @@ def test_a_cell_with_every_class_has_no_different_background(pool):
         assert (donors.missing == Missing.NO_DONOR).all()
 
 
-def test_a_chosen_background_class_is_taken_whatever_the_labels(pool):
-    for labels in ([1, 0, 0], [0, 0, 1], [0, 0, 0]):
-        cells = some_cells(labels, protein=0)
-        donors = draw_donors(DIFFERENT, cells, pool, seed=0, background=0)
-        assert is_uniform(donors.slot, range(4, 12))
-        assert (donors.localization == 0).all()
-
-
-def test_backgrounds_are_drawn_independently_of_each_other(pool):
-    cells = some_cells([0, 0, 0], protein=99)
-    slots = [draw_donors(DIFFERENT, cells, pool, seed=0, background=k).slot for k in (0, 1)]
-    table = np.zeros((12, 4))
-    np.add.at(table, tuple(slots), 1)
-    assert chisquare(table.ravel()).pvalue > 1e-3
-
-
 def test_a_self_swap_takes_the_own_protein_from_another_field(pool):
     donors = draw_donors(SELF, some_cells([1, 0, 0], protein=1, field=2), pool, seed=0)
     assert is_uniform(donors.slot, [6, 7])
@@ -259,13 +243,13 @@ def test_the_seed_changes_the_donors(pool):
     assert (one != other).mean() > 0.8
 
 
-@given(screens_of_cells(), st.sampled_from(SWAPS), st.none() | st.just(0), st.randoms())
-def test_a_cells_donor_depends_on_nothing_but_the_cell(cells, setting, background, random):
+@given(screens_of_cells(), st.sampled_from(SWAPS), st.randoms())
+def test_a_cells_donor_depends_on_nothing_but_the_cell(cells, setting, random):
     chosen = select_donors(cells, per_class=10, per_field=0, seed=1, purpose="donors")
     pool = pool_of(cells, chosen)
 
     def drawn(rows):
-        found = draw_donors(setting, cells.take(rows), pool, seed=3, background=background)
+        found = draw_donors(setting, cells.take(rows), pool, seed=3)
         return np.stack([found.localization, found.slot, found.missing.astype(int)])
 
     everyone = np.arange(len(cells))
@@ -435,7 +419,8 @@ def result(crops, pool):
     def of(setting):
         channels = range(len(model.spec.channels))
         lender = bank if setting.swaps else None
-        made = swap(block, setting, lender, channels=channels, seed=0)
+        drawn = draw_donors(setting, cells, pool, seed=0) if setting.swaps else None
+        made = swap(block, setting, lender, drawn, channels=channels)
         present = made.missing == Missing.PRESENT
         features = model.embed(made.crops[present], mask[present], mode=setting.mode)
         parts = (made.missing, made.donor, made.crops[present], *features.values())

@@ -139,14 +139,7 @@ def _of_protein(rows: Ints, field: Ints, quota: int, per_field: int) -> Ints:
     return rows[rank < cap][:quota]
 
 
-def draw_donors(
-    setting: Setting,
-    cells: Cells,
-    pool: Pool,
-    *,
-    seed: int,
-    background: int | None = None,
-) -> Donors:
+def draw_donors(setting: Setting, cells: Cells, pool: Pool, *, seed: int) -> Donors:
     """Draw one donor per cell.
 
     Parameters
@@ -157,8 +150,6 @@ def draw_donors(
     pool : Pool
         Of crops or of windows, as the setting's source says.
     seed : int
-    background : int, optional
-        Take donors of this class (experiment 1) instead of choosing one for each cell.
 
     Returns
     -------
@@ -170,17 +161,14 @@ def draw_donors(
     field. `same` draws its class uniformly from the cell's own, `different` and `cell_free` from
     the others. A cell without a class has no `same` and no `different`.
     """
-    purpose = f"donor/{setting.source}/{setting.choice if background is None else background}"
+    purpose = f"donor/{setting.source}/{setting.choice}"
     n, classes = cells.labels.shape
     missing = np.zeros(n, np.uint8)
-    if background is not None:
-        localization = np.full(n, background, np.int64)
-    else:
-        allowed = cells.labels if setting.choice != "different" else ~cells.labels
-        if setting.source == "crop":
-            missing[~cells.labels.any(1)] = Missing.NO_LABEL
-        localization = _nth_true(allowed, seed, purpose + "/class", cells.ids)
-        missing[(localization < 0) & (missing == 0)] = Missing.NO_DONOR
+    allowed = cells.labels if setting.choice != "different" else ~cells.labels
+    if setting.source == "crop":
+        missing[~cells.labels.any(1)] = Missing.NO_LABEL
+    localization = _nth_true(allowed, seed, purpose + "/class", cells.ids)
+    missing[(localization < 0) & (missing == 0)] = Missing.NO_DONOR
     slot = np.full(n, -1, np.int64)
     for k in range(classes):
         rows = np.flatnonzero((localization == k) & (missing == 0))
