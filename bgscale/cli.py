@@ -32,14 +32,16 @@ RUN_TOML = click.Path(path_type=Path, dir_okay=False)
 STORE = click.Path(path_type=Path, file_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
-CLUSTER = click.option(
-    "--cluster",
-    default="serial",
-    show_default=True,
-    metavar="X",
-    help="Where units run: serial (here, one after the other), local or local:N (N worker "
-    "processes on this machine), or tcp://HOST:PORT of a running Dask scheduler.",
-)
+
+def _cluster(default: str) -> Callable[..., Any]:
+    return click.option(
+        "--cluster",
+        default=default,
+        show_default=True,
+        metavar="X",
+        help="Where units run: serial (here, one after the other), local or local:N (N worker "
+        "processes on this machine), or tcp://HOST:PORT of a running Dask scheduler.",
+    )
 
 
 class _Group(click.Group):
@@ -102,7 +104,7 @@ def main() -> None:
     help="Neighbours of the centre cell's own strain (a real well), or drawn independently of it "
     "(a mixed culture: backgrounds carry no information).",
 )
-@CLUSTER
+@_cluster("local")
 def demo(folder: Path, seed: int, neighbours: str, cluster: str) -> None:
     """Simulate a screen with known truth and run everything on it: minutes on a laptop.
 
@@ -194,7 +196,7 @@ def plan(run_toml: Path, limit: int, proteins: str) -> None:
 
 @main.command()
 @click.argument("run_toml", type=RUN_TOML)
-@CLUSTER
+@_cluster("serial")
 @click.option("--redo", is_flag=True, help="Replace what another config has made in the store.")
 @_first_look
 def run(run_toml: Path, cluster: str, redo: bool, limit: int, proteins: str) -> None:  # noqa: FBT001
@@ -248,7 +250,7 @@ def status(store: Path, as_json: bool) -> None:  # noqa: FBT001
 
 @main.command()
 @click.argument("run_toml", type=RUN_TOML)
-@CLUSTER
+@_cluster("serial")
 @click.option("--restart", is_flag=True, help="Forget the checkpoint of an earlier training.")
 @click.option("--redo", is_flag=True, help="Replace what another config has made in the store.")
 @_first_look

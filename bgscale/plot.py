@@ -12,6 +12,8 @@ from bgscale.accuracy import Aggregate, table
 from bgscale.schema import CENTRE_CELL, Missing
 from bgscale.summary import node
 
+LABEL_GAP = 0.012
+"""Accuracies nearer than this are not both labelled."""
 LONGEST_COLUMN = 8
 """Classes beyond which a montage is set in two columns."""
 COLOURS = {
@@ -128,10 +130,19 @@ def _label_worst(
     axis: Any, names: npt.NDArray[Any], x: npt.NDArray[Any], y: npt.NDArray[Any], count: int = 3
 ) -> None:
     """Name the classes that lose most."""
-    for k in np.argsort(y - x)[:count]:
-        if np.isfinite(y[k]):
+    named: list[float] = []
+    for k in np.argsort(y - x):
+        # names of points at one height would be set on top of each other
+        crowded = any(abs(y[k] - other) < LABEL_GAP for other in named)
+        if len(named) < count and np.isfinite(y[k]) and not crowded:
+            named.append(float(y[k]))
             axis.annotate(
-                names[k], (x[k], y[k]), xytext=(5, -3), textcoords="offset points", fontsize=7
+                names[k],
+                (x[k], y[k]),
+                xytext=(-6, -3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=7,
             )
 
 

@@ -91,15 +91,8 @@ def training_cells(job: Job) -> tuple[str, Ints, list[str]]:
     """
     section, plate = job.config.training, job.plates[0]
     table = job.cells(plate)
-    names = job.field_labels(job.store.array(f"plates/{plate}/cells/field").attrs["names"])
-    unknown = [field for field in section.fields if field not in names]
-    if unknown:
-        msg = (
-            f"training.fields: no field {unknown[0]!r} on the screen"
-            f"{nearest(unknown[0], names)}; there are {', '.join(sorted(set(names))[:8])}"
-        )
-        raise InputError(msg)
-    wanted = np.isin(names, section.fields) if section.fields else np.ones(len(names), bool)
+    names = job.store.array(f"plates/{plate}/cells/field").attrs["names"]
+    wanted = job.in_fields(names, section.fields, "training.fields")
     rows = np.flatnonzero(table.usable & wanted[table.cells.field])
     kept = []
     proteins = np.unique(table.cells.protein[rows])

@@ -349,6 +349,12 @@ def test_a_class_with_fewer_cells_than_folds_is_an_error(
         Run.from_config(config).execute()
 
 
+def test_an_unknown_field_is_an_error(small_screen: Path, tmp_path: Path) -> None:
+    config = config_of(small_screen, tmp_path, evaluation={"fields": ["7"]})
+    with pytest.raises(InputError, match=r"evaluation.fields: no field '7' on the screen"):
+        Run.from_config(config).execute()
+
+
 def test_too_few_donors_are_an_error_that_says_what_to_do(
     small_screen: Path, tmp_path: Path
 ) -> None:

@@ -103,8 +103,7 @@ class Job:
         protein = column["protein"].astype(np.int64)
         cells = Cells(column["id"], protein, column["field"].astype(np.int64), self.labels[protein])
         names = self.store.array(f"{node}/field").attrs["names"]
-        wanted = self.config.evaluation.fields
-        here = np.isin(self.field_labels(names), wanted) if wanted else np.ones(len(names), bool)
+        here = self.in_fields(names, self.config.evaluation.fields, "evaluation.fields")
         return PlateCells(plate, cells, column["reason"] == Reason.OK, here[cells.field])
 
     @lru_cache(maxsize=3)  # noqa: B019
@@ -116,9 +115,21 @@ class Job:
         return Bank(read_pool(self.store, node), ids, image, mask, bounds)
 
     @staticmethod
-    def field_labels(names: Sequence[str]) -> list[str]:
-        """Return the last part of each field's full name (plate/well/field)."""
-        return [name.rsplit("/", 1)[-1] for name in names]
+    def in_fields(names: Sequence[str], wanted: Sequence[str], key: str) -> npt.NDArray[np.bool_]:
+        """Return which fields (plate/well/field) are among the wanted ones; none means all.
+
+        Raises
+        ------
+        InputError
+            A wanted field is nowhere on the screen.
+        """
+        labels = [name.rsplit("/", 1)[-1] for name in names]
+        for field in wanted:
+            if field not in labels:
+                there = ", ".join(sorted(set(labels))[:8])
+                msg = f"{key}: no field {field!r} on the screen; there are {there}"
+                raise InputError(msg)
+        return np.isin(labels, wanted) if wanted else np.ones(len(labels), bool)
 
     def role_indices(self, roles: Sequence[str], *, who: str) -> list[int]:
         """Return where the channels that a model reads stand in the crops."""
