@@ -77,7 +77,7 @@ def _tell(message: str = "") -> None:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bgscale")
 def main() -> None:
-    r"""Measure whether a single-cell embedding reads the neighbours.
+    """Measure whether a single-cell embedding reads the neighbours.
 
     bgscale puts every cell of a screen on other backgrounds, embeds it again, and says how far
     classification and the localization proportions of each protein move.
@@ -88,7 +88,7 @@ def main() -> None:
                                    bgscale train run.toml
                                    bgscale run run.toml
                                    bgscale table results.zarr
-    """
+    """  # noqa: D301  click needs the backspace character
 
 
 @main.command()
@@ -106,9 +106,9 @@ def main() -> None:
 )
 @_cluster("local")
 def demo(folder: Path, seed: int, neighbours: str, cluster: str) -> None:
-    """Simulate a screen with known truth and run everything on it: minutes on a laptop.
+    """Simulate a screen and run everything on it.
 
-    Simulates proteins of 15 localizations, trains the model `tiny`, runs both experiments, prints
+    Takes minutes on a laptop. Simulates proteins of 15 localizations, trains the model `tiny`, runs both experiments, prints
     the table in the paper's form and the most shifted proteins, and writes two figures. Run again,
     it does only what is missing.
     """
