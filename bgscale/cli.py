@@ -108,8 +108,9 @@ def main() -> None:
 def demo(folder: Path, seed: int, neighbours: str, cluster: str) -> None:
     """Simulate a screen and run everything on it.
 
-    Takes minutes on a laptop. Simulates proteins of 15 localizations, trains the model `tiny`, runs both experiments, prints
-    the table in the paper's form and the most shifted proteins, and writes two figures. Run again,
+    Takes minutes on a laptop. Simulates proteins of 15 localizations, trains the model `tiny`,
+    runs both experiments, prints the table in the paper's form and the most shifted proteins, and
+    writes two figures. Run again,
     it does only what is missing.
     """
     from bgscale.demo import run_demo
