@@ -81,6 +81,12 @@ class DonorSection(Section):
     min_pool: int = Field(
         default=20, ge=1, description="fewer donors than this in a class is an error"
     )
+    candidates: int = Field(
+        default=32,
+        ge=1,
+        description="donors looked at for a cell, of which the one is taken whose own centre cell "
+        "is covered best: what stays visible of it tells its class; 1: the first, as published",
+    )
     per_field: int = Field(
         default=0,
         ge=0,

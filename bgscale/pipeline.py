@@ -150,7 +150,7 @@ def stages(job: Job) -> list[Stage]:
         [ranges],
         classes=plate_map.class_identity(),
         seed=config.seed,
-        donors=config.donors.model_dump(),
+        donors=config.donors.model_dump(exclude={"candidates"}),
         fields=config.evaluation.fields,
         crops_per_class=config.classification.crops_per_class,
         folds=config.classification.folds,
@@ -185,6 +185,7 @@ def _add_model(
         "spec": model.spec.to_config(),
         "settings": [setting.to_config() for setting in job.settings],
         "pixel_size_um": config.screen.pixel_size_um,
+        "candidates": config.donors.candidates,
         "processor": embedding.processor(),
     }
     embed = named("embed", f"{name}/{plate}", [bank], **payload)

@@ -146,6 +146,11 @@ class Store:
         """Remove a node and all below it."""
         shutil.rmtree(self.path / node, ignore_errors=True)
 
+    def sweep(self) -> None:
+        """Remove what writers that were killed left half written."""
+        for path in self.path.rglob("*.partial"):
+            path.unlink(missing_ok=True)
+
     def has(self, node: str) -> bool:
         """Whether there is such a node."""
         return (self.path / node / "zarr.json").is_file()

@@ -210,6 +210,7 @@ class Run:
         self.check(redo=redo, until=until)
         if not self.store.exists():
             self.store.create({"plates": [self._job.screen.name], "stages": {}})
+        self.store.sweep()
         self._forget(self.outdated(until))
         self.store.update_attrs({"config": self.config.to_config(), "versions": versions()})
         remember(self._job)

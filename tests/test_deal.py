@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgscale.schema import Missing
-from bgscale.settings import Cells, Pool, deal_donors, get_setting
+from bgscale.settings import Cells, Donors, Pool, Setting, deal_donors, get_setting, pack
 
 
 def pool_of(proteins: list[int], fields: list[int]) -> Pool:
@@ -20,6 +20,22 @@ def cells_of(proteins: list[int], fields: list[int]) -> Cells:
     return Cells(np.arange(n, dtype=np.uint64), np.array(proteins), np.array(fields), labels)
 
 
+def deal(
+    setting: Setting, cells: Cells, pool: Pool, *, localization: int = 0, seed: int = 0
+) -> Donors:
+    """Deal where no donor's centre cell is covered better than another's."""
+    return deal_donors(
+        setting,
+        cells,
+        pool,
+        localization=localization,
+        seed=seed,
+        candidates=3,
+        own_bits=np.zeros((len(cells), 1), np.uint8),
+        donor_bits=np.zeros((pool.protein.shape[1], 1), np.uint8),
+    )
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), min_size=1, max_size=30),
@@ -31,7 +47,7 @@ def test_no_donor_is_forbidden(
 ) -> None:
     pool = pool_of(*map(list, zip(*donors, strict=True)))
     asking = cells_of(*map(list, zip(*cells, strict=True)))
-    dealt = deal_donors(get_setting(name), asking, pool, localization=0, seed=3)
+    dealt = deal(get_setting(name), asking, pool, seed=3)
     alone = len(set(pool.protein[0].tolist())) == 1
     for i, slot in enumerate(dealt.slot):
         own = pool.protein[0] == asking.protein[i]
@@ -47,10 +63,9 @@ def test_no_donor_is_forbidden(
 def test_no_donor_comes_twice_while_there_are_others() -> None:
     pool = pool_of([1] * 20 + [2] * 20, [0] * 40)
     asking = cells_of([7] * 40, [0] * 40)
-    dealt = deal_donors(get_setting("same"), asking, pool, localization=0, seed=0)
+    dealt = deal(get_setting("same"), asking, pool)
     assert sorted(dealt.slot.tolist()) == list(range(40))
-    more = deal_donors(get_setting("same"), cells_of([7] * 60, [0] * 60), pool,
-                       localization=0, seed=0)  # fmt: skip
+    more = deal(get_setting("same"), cells_of([7] * 60, [0] * 60), pool)
     assert np.bincount(more.slot, minlength=40).max() == 2
 
 
@@ -59,8 +74,33 @@ def test_the_seed_and_the_class_change_the_deal() -> None:
     two = Pool(np.array([30, 30]), np.repeat(pool.protein, 2, 0), np.repeat(pool.field, 2, 0))
     asking = cells_of([7] * 10, [0] * 10)
     deals = {
-        tuple(deal_donors(get_setting("different"), asking, two, localization=k, seed=s).slot)
+        tuple(deal(get_setting("different"), asking, two, localization=k, seed=s).slot)
         for k in (0, 1)
         for s in (0, 1)
     }
     assert len(deals) == 4
+
+
+def test_of_the_candidates_the_best_covered_is_dealt() -> None:
+    masks = np.zeros((20, 8, 8), np.uint8)
+    for i, mask in enumerate(masks):
+        mask.flat[: 3 * i + 1] = 1
+    own = np.zeros((1, 8, 8), np.uint8)
+    own.flat[:31] = 1
+    pool, asking = pool_of([1] * 20, [0] * 20), cells_of([7], [0])
+    covered = {}
+    for candidates in (1, 20):
+        dealt = deal_donors(
+            get_setting("same"), asking, pool, localization=0, seed=0, candidates=candidates,
+            own_bits=pack(own), donor_bits=pack(masks),
+        )  # fmt: skip
+        covered[candidates] = int(masks[dealt.slot[0]].sum())
+    assert covered[20] <= 31
+    many = [
+        deal_donors(
+            get_setting("same"), asking, pool, localization=0, seed=seed, candidates=1,
+            own_bits=pack(own), donor_bits=pack(masks),
+        ).slot[0]
+        for seed in range(20)
+    ]  # fmt: skip
+    assert max(masks[slot].sum() for slot in many) > 31

@@ -172,11 +172,13 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     store = Path(config.store)
     path = write_toml(config, tmp_path)
     total = sum(stage["units"] for stage in status(finished)["stages"].values())
+    half = store / "plates/crops/crops/image/c/0/0/0/0.abc.partial"
     for units in (3, total // 3):
         process = start(path)
         wait_for_units(store, units)
         process.kill()
         process.communicate()
+        half.write_bytes(b"half a shard")
     counter = Counter()
     Run.from_config(config).execute(listener=counter)
     assert 0 < sum(counter.done.values()) <= total - total // 3

@@ -17,7 +17,9 @@ from bgscale.settings.donors import (
     Pool,
     deal_donors,
     draw_donors,
+    pack,
     select_donors,
+    uncovered_bits,
     uncovered_px,
 )
 from bgscale.settings.registry import SETTINGS, Setting, get_setting
@@ -34,6 +36,8 @@ __all__ = [
     "deal_donors",
     "draw_donors",
     "get_setting",
+    "pack",
     "select_donors",
+    "uncovered_bits",
     "uncovered_px",
 ]

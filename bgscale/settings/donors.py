@@ -16,6 +16,7 @@ from bgscale.settings.registry import Setting
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
+Bits: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ def _of_protein(rows: Ints, field: Ints, quota: int, per_field: int) -> Ints:
     return rows[rank < cap][:quota]
 
 
-def draw_donors(setting: Setting, cells: Cells, pool: Pool, *, seed: int) -> Donors:
+def draw_donors(
+    setting: Setting, cells: Cells, pool: Pool, *, seed: int, candidate: int = 0
+) -> Donors:
     """Draw one donor per cell.
 
     Parameters
@@ -150,6 +153,8 @@ def draw_donors(setting: Setting, cells: Cells, pool: Pool, *, seed: int) -> Don
     pool : Pool
         Of crops or of windows, as the setting's source says.
     seed : int
+    candidate : int
+        Number of the draw: the class stays, the donor of it is drawn anew.
 
     Returns
     -------
@@ -173,7 +178,7 @@ def draw_donors(setting: Setting, cells: Cells, pool: Pool, *, seed: int) -> Don
     for k in range(classes):
         rows = np.flatnonzero((localization == k) & (missing == 0))
         if len(rows):
-            slot[rows] = _draw_slots(setting, cells.take(rows), pool, k, seed, purpose)
+            slot[rows] = _draw_slots(setting, cells.take(rows), pool, k, seed, purpose, candidate)
     missing[(slot < 0) & (missing == 0)] = Missing.NO_DONOR
     localization[missing != 0] = -1
     return Donors(localization, slot, missing)
@@ -188,7 +193,7 @@ def _nth_true(allowed: Bools, seed: int, purpose: str, ids: draw.UInt64Array) ->
 
 
 def _draw_slots(
-    setting: Setting, cells: Cells, pool: Pool, k: int, seed: int, purpose: str
+    setting: Setting, cells: Cells, pool: Pool, k: int, seed: int, purpose: str, candidate: int
 ) -> Ints:
     """Return a slot of class k per cell, outside its own protein (or field); -1: none is left."""
     size = int(pool.sizes[k])
@@ -209,7 +214,9 @@ def _draw_slots(
         skip_low = np.where(alone, field_low, low)
         skip_high = np.where(alone, field_high, high)
     count = (last - first) - (skip_high - skip_low)
-    slot = first + draw.integers(seed, purpose + "/slot", cells.ids, np.maximum(count, 0))
+    slot = first + draw.integers(
+        seed, purpose + "/slot", cells.ids, np.maximum(count, 0), candidate
+    )
     slot += np.where(slot >= skip_low, skip_high - skip_low, 0)
     return np.where(count > 0, slot, -1)
 
@@ -221,14 +228,17 @@ def deal_donors(
     *,
     localization: int,
     seed: int,
+    candidates: int,
+    own_bits: Bits,
+    donor_bits: Bits,
 ) -> Donors:
     """Deal donors of one class to the cells of experiment 1, no donor twice as far as they reach.
 
     The folds of experiment 1 must not share backgrounds: where a donor stands with cells of one
-    class only, as under `same`, a classifier knows the class of a held-out crop by its donor. In a
-    simulated mixed culture, where backgrounds tell nothing, drawing with replacement from 120
-    donors for 100 cells left `same` 0.07 above `different`, dealing 0.04, dealing from 270 donors
-    0.03, with 0 in the interval. Each cell gets the next donor of a seeded deck that it may have.
+    class only, as under `same`, a classifier knows the class of a held-out crop by its donor. So
+    donors are dealt, not drawn. And each cell gets, of the next `candidates` donors of a seeded
+    deck that it may have, the one whose own centre cell it covers best: what stays visible of it
+    tells its class too.
 
     Parameters
     ----------
@@ -239,7 +249,11 @@ def deal_donors(
     pool : Pool
     localization : int
         Class of the donors.
-    seed : int
+    seed, candidates : int
+    own_bits : array (cell, byte), uint8
+        Masks of the cells, from `pack`.
+    donor_bits : array (slot, byte), uint8
+        Those of the class's donors.
 
     Returns
     -------
@@ -262,11 +276,22 @@ def deal_donors(
             continue
         if not allowed[i, unused].any():
             unused = deck
-        place = allowed[i, unused].argmax()
+        places = np.flatnonzero(allowed[i, unused])[:candidates]
+        place = places[uncovered_bits(own_bits[i], donor_bits[unused[places]]).argmin()]
         slot[i] = unused[place]
         unused = np.delete(unused, place)
     missing = np.where(slot < 0, Missing.NO_DONOR, Missing.PRESENT).astype(np.uint8)
     return Donors(np.where(slot < 0, -1, localization), slot, missing)
+
+
+def pack(mask: npt.NDArray[np.uint8]) -> Bits:
+    """Return the centre cells of masks (..., y, x) as bits: (..., byte), uint8."""
+    return np.packbits((mask == CENTRE_CELL).reshape(*mask.shape[:-2], -1), axis=-1)
+
+
+def uncovered_bits(mask: Bits, donor_mask: Bits) -> Ints:
+    """Return `uncovered_px` of masks that `pack` has packed: (cell,), int64."""
+    return np.asarray(np.bitwise_count(donor_mask & ~mask).sum(-1, dtype=np.int64))
 
 
 def uncovered_px(

@@ -138,10 +138,29 @@ def swap(
 
 
 def draw(job: Job, block: Block, setting: Setting, bank: Bank | None) -> Donors | None:
-    """Draw a donor for each cell of a block, where the setting has any."""
+    """Draw a donor for each cell of a block, where the setting has any.
+
+    Of ``donors.candidates`` donors, each drawn uniformly, the one is taken whose own centre cell
+    the foreground covers best, the first of several.
+    """
     if bank is None:
         return None
-    return swaps.draw_donors(setting, block.cells, bank.pool, seed=job.config.seed)
+    seed = job.config.seed
+    drawn = swaps.draw_donors(setting, block.cells, bank.pool, seed=seed)
+    rows = np.flatnonzero(drawn.missing == Missing.PRESENT)
+    if setting.source != "crop" or not len(rows):
+        return drawn
+    own, slot = swaps.pack(block.mask[rows]), drawn.slot.copy()
+    k = drawn.localization[rows]
+    fewest = swaps.uncovered_bits(own, bank.packed[k, slot[rows]])
+    for candidate in range(1, job.config.donors.candidates):
+        again = swaps.draw_donors(
+            setting, block.cells, bank.pool, seed=seed, candidate=candidate
+        ).slot[rows]
+        uncovered = swaps.uncovered_bits(own, bank.packed[k, again])
+        better = uncovered < fewest
+        slot[rows[better]], fewest[better] = again[better], uncovered[better]
+    return Donors(drawn.localization, slot, drawn.missing)
 
 
 def deal(job: Job, setting: Setting, k: int, background: int) -> Donors | None:
@@ -155,6 +174,9 @@ def deal(job: Job, setting: Setting, k: int, background: int) -> Donors | None:
         bank.pool,
         localization=background,
         seed=job.config.seed,
+        candidates=job.config.donors.candidates if setting.source == "crop" else 1,
+        own_bits=centres.packed[k],
+        donor_bits=bank.packed[background],
     )
 
 

@@ -18,7 +18,7 @@ from bgscale.errors import InputError
 from bgscale.results import Store
 from bgscale.schema import CHANNEL_ROLES, Reason
 from bgscale.screen import Screen, open_screen
-from bgscale.settings import Cells, Pool, Setting, get_setting
+from bgscale.settings import Cells, Pool, Setting, get_setting, pack
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +181,11 @@ class Bank:
     image: npt.NDArray[Any]
     mask: npt.NDArray[np.uint8]
     range: npt.NDArray[np.float32]
+
+    @cached_property
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """Their own centre cells, as bits: (localization, slot, byte), uint8."""
+        return pack(self.mask)
 
 
 def read_pool(store: Store, node: str) -> Pool:
