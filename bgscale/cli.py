@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bgscale.config import RunConfig
     from bgscale.run import Outcome, Run
 
+FIRST_LOOK_POOL = 2
+"""Smallest donor pool that is enough for a run with --limit or --proteins."""
 RUN_TOML = click.Path(path_type=Path, dir_okay=False)
 STORE = click.Path(path_type=Path, file_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -164,7 +166,12 @@ def _load(run_toml: Path, limit: int = 0, proteins: str = "") -> "RunConfig":
     if proteins:
         changed["proteins"] = tuple(p.strip() for p in proteins.split(",") if p.strip())
     screen = config.screen.model_copy(update=changed)
-    return config.model_copy(update={"screen": screen})
+    if not changed:
+        return config
+    # few cells must do for a look
+    floor = min(config.donors.min_pool, FIRST_LOOK_POOL)
+    donors = config.donors.model_copy(update={"min_pool": floor})
+    return config.model_copy(update={"screen": screen, "donors": donors})
 
 
 def _first_look(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -246,7 +253,8 @@ def status(store: Path, as_json: bool) -> None:  # noqa: FBT001
         return
     for name, stage in values["stages"].items():
         state = "done" if stage["done"] == stage["units"] else "to do"
-        click.echo(f"{name:<32} {stage['done']:>6} of {stage['units']:>6} units  {state}")
+        units = "?" if stage["units"] is None else stage["units"]
+        click.echo(f"{name:<32} {stage['done']:>6} of {units:>6} units  {state}")
 
 
 @main.command()

@@ -73,7 +73,7 @@ class DonorSection(Section):
     """The donor bank: the cells that lend their background."""
 
     per_class: int = Field(
-        default=2000, ge=1, description="donors of each class, equally many a protein"
+        default=2000, ge=1, description="most donors of one class, at most equally many a protein"
     )
     windows_per_class: int = Field(
         default=2000, ge=1, description="cell-free windows of each class"
@@ -123,7 +123,9 @@ class ProportionSection(Section):
     """Experiment 2: predicted localization proportions of each protein."""
 
     cells_per_class: int = Field(
-        default=5000, ge=10, description="most cells of one class in a fit, equally many a protein"
+        default=5000,
+        ge=10,
+        description="most cells of one class in a fit, at most equally many a protein",
     )
     penalty: float = Field(
         default=1e-3,

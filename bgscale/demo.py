@@ -1,6 +1,7 @@
 """The demo: a simulated screen with known truth, through everything, in minutes on a laptop."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import xarray as xr
 from bgscale import plot
 from bgscale.config import RunConfig, template
 from bgscale.distribute.cluster import connect
+from bgscale.errors import InputError
 from bgscale.progress import Narrator
 from bgscale.results import open_results
 from bgscale.run import Outcome, Run, train_model
@@ -82,7 +84,7 @@ def run_demo(
         run_toml.write_text(template(demo_config(spec)), encoding="utf-8")
     store = folder / "results.zarr"
     with Narrator.of_store(str(store)) as narrator:
-        _simulate(spec, folder / "screen", narrator)
+        simulate(spec, folder / "screen", narrator)
     config = RunConfig.from_toml(run_toml)
     with connect(cluster) as client:
         if not Path(config.models[MODEL].weights).exists():
@@ -95,15 +97,20 @@ def run_demo(
     return outcome
 
 
-def _simulate(spec: ScreenSpec, folder: Path, narrator: Narrator) -> None:
-    """Write the screen, unless it is there with the same spec."""
-    marker = folder / "spec.json"
+def simulate(spec: ScreenSpec, folder: Path, narrator: Narrator) -> None:
+    """Write the screen as a whole, unless it is there with the same spec."""
     text = json.dumps(asdict(spec), indent=1)
-    if marker.exists() and marker.read_text(encoding="utf-8") == text:
-        return
+    if folder.exists():
+        if (folder / "spec.json").read_text(encoding="utf-8") == text:
+            return
+        msg = f"{folder} is the demo of another seed or kind: name another --folder"
+        raise InputError(msg)
+    part = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(part, ignore_errors=True)
     with narrator.task("simulate a screen with known truth") as progress:
-        write_crops(spec, folder, zipped=True, progress=progress)
-    marker.write_text(text, encoding="utf-8")
+        write_crops(spec, part, zipped=True, progress=progress)
+    (part / "spec.json").write_text(text, encoding="utf-8")
+    part.rename(folder)
 
 
 def _report(folder: Path, store: Path, tell: Callable[[str], None]) -> None:

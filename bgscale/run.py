@@ -27,6 +27,17 @@ if TYPE_CHECKING:
     from bgscale.distribute.execute import Client
 
 
+_NODE_OF = {
+    "embed": "plates/{2}/embeddings/{1}",
+    "grid": "grid/{1}",
+    "evaluate": "evaluation/{1}",
+    "classifiers": "classifiers/{1}",
+    "proportions": "proportions/{1}",
+    "shifts": "shifts/{1}",
+}
+"""Where stages of a model keep what they make."""
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """What is left to do of one stage."""
@@ -163,7 +174,7 @@ class Run:
         return plans
 
     def describe_plan(self) -> str:
-        """Return the plan as text: what is to do, and what it will take on the disk."""
+        """Return the plan as text: what is there, what is to do, what to beware of."""
         lines = [f"screen  {self.config.screen.path}: {self.screen.summary()}"]
         lines.append(f"store   {self.store.path}")
         lines += [f"note    {text}" for text in self.notices()]
@@ -212,7 +223,10 @@ class Run:
             self.store.create({"plates": [self._job.screen.name], "stages": {}})
         self.store.sweep()
         self._forget(self.outdated(until))
-        self.store.update_attrs({"config": self.config.to_config(), "versions": versions()})
+        planned = [stage.name for stage in self._stages]
+        self.store.update_attrs(
+            {"config": self.config.to_config(), "versions": versions(), "planned": planned}
+        )
         remember(self._job)
         with draining_signals() as stop:
             for stage in self._until(until):
@@ -250,6 +264,15 @@ class Run:
 
     def _forget(self, outdated: Sequence[str]) -> None:
         made = self._made()
+        if "bank" in outdated:
+            # results of models that this config no longer has would stand on other donors
+            known = {stage.name for stage in self._stages}
+            for name in [n for n in made if n not in known]:
+                parts = name.split("/")
+                self.ledger.forget(name)
+                if parts[0] in _NODE_OF:
+                    self.store.remove(_NODE_OF[parts[0]].format(*parts))
+                del made[name]
         for stage in self._stages:
             if stage.name in outdated:
                 self.ledger.forget(stage.name)
@@ -318,8 +341,12 @@ def versions() -> dict[str, str]:
 def status(path: str | Path) -> dict[str, Any]:
     """Return, per stage of a store, how many units there are and are done, by the ledger alone."""
     store, ledger = Store(path), Ledger(str(path))
-    stages = {
+    attrs = store.attrs()
+    stages: dict[str, dict[str, Any]] = {
         name: {**entry, "done": ledger.count(name, entry["token"])}
-        for name, entry in store.attrs()["stages"].items()
+        for name, entry in attrs["stages"].items()
     }
+    # how many units these have is known when the stage before is complete
+    ahead = (name for name in attrs.get("planned", []) if name not in stages)
+    stages |= {name: {"token": None, "units": None, "purpose": "", "done": 0} for name in ahead}
     return {"store": str(store.path), "stages": stages}

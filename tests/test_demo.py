@@ -1,5 +1,6 @@
 """The demo's parts that a newcomer reads and looks at, on a small finished run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 
 from bgscale import open_results, plot
 from bgscale.config import RunConfig
-from bgscale.demo import demo_config, demo_screen, planted_distances
+from bgscale.demo import demo_config, demo_screen, planted_distances, simulate
 from bgscale.errors import InputError
+from bgscale.progress import Narrator
+from bgscale.simulate import ScreenSpec
 from bgscale.summary import most_shifted, pairs_that_differ, shift_summary, tables
 
 
@@ -19,6 +22,22 @@ def test_the_demo_is_what_it_says() -> None:
     config = demo_config(spec)
     assert config.classification.crops_per_class == 100
     assert config.settings == RunConfig().settings
+
+
+def test_a_demo_of_another_kind_is_refused_and_a_half_written_one_made_anew(
+    tmp_path: Path,
+) -> None:
+    half = tmp_path / "screen.partial"
+    half.mkdir()
+    (half / "crops.zip").write_bytes(b"half")
+    spec = ScreenSpec(localizations=("nucleus",), proteins_per_localization=1, mixed_proteins=0,
+                      fields_per_protein=1, cells_per_field=5, field_size_px=200)  # fmt: skip
+    narrator = Narrator(tmp_path)
+    simulate(spec, tmp_path / "screen", narrator)
+    assert sorted(p.name for p in tmp_path.glob("screen*")) == ["screen"]
+    simulate(spec, tmp_path / "screen", narrator)
+    with pytest.raises(InputError, match="another --folder"):
+        simulate(replace(spec, seed=1), tmp_path / "screen", narrator)
 
 
 def test_the_montage_shows_every_class_under_every_setting(finished: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from bgscale import open_results, open_screen
 from bgscale.config import RunConfig, template
 from bgscale.distribute.units import Unit
 from bgscale.errors import DiskFullError, InputError, StoreMismatchError
+from bgscale.models import load_model
+from bgscale.models.weights import save_weights
 from bgscale.progress import Silent
 from bgscale.results import Store
 from bgscale.run import Run, status
@@ -349,6 +351,60 @@ def test_a_class_with_fewer_cells_than_folds_is_an_error(
     )
     with pytest.raises(InputError, match="folds need at least"):
         Run.from_config(config).execute()
+
+
+def test_a_setting_without_any_donor_is_missing_and_the_others_are_there(
+    small_screen: Path, tmp_path: Path
+) -> None:
+    config = config_of(
+        small_screen,
+        tmp_path,
+        settings=["original", "same", "self_swap"],
+        evaluation={"fields": ["1"]},
+        classification={"crops_per_class": 8},
+        donors={"per_class": 20, "windows_per_class": 20, "min_pool": 4},
+        proportions={"folds": 2, "replicates": 1},
+    )
+    Run.from_config(config).execute()
+    tree = open_results(config.store)
+    kl = tree["shifts/tiny"]["kl"]
+    assert np.isfinite(kl.sel(setting="same")).all()
+    matched = kl.sel(setting="self_swap", fit="matched")
+    assert np.isnan(matched).all()
+    n_cells = tree["proportions/tiny"]["n_cells"]
+    assert (n_cells.sel(setting="self_swap") == 0).all()
+    assert (n_cells.sel(setting="same") > 0).all()
+
+
+def test_new_weights_in_the_same_file_are_seen(small_screen: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "tiny.safetensors"
+    config = config_of(small_screen, tmp_path, models={"tiny": {"weights": str(weights)}})
+    for seed in (0, 1):
+        model = load_model("tiny", seed=seed, n_outputs=3)
+        save_weights(weights, model.network, model.spec)
+        run = Run.from_config(config)
+        assert ("embed/tiny/crops" in run.outdated()) == (seed == 1)
+        run.execute(redo=True)
+
+
+def test_a_model_that_is_gone_leaves_nothing_on_other_donors(
+    small_screen: Path, tmp_path: Path
+) -> None:
+    both = {"tiny": {"seed": 1}, "old": {"seed": 2}}
+    Run.from_config(config_of(small_screen, tmp_path, models=both)).execute()
+    fewer = config_of(small_screen, tmp_path, classification={"crops_per_class": 10})
+    Run.from_config(fewer).execute(redo=True)
+    tree = open_results(fewer.store)
+    for kind in ("grid", "evaluation", "proportions", "shifts", "plates/crops/embeddings"):
+        assert list(tree[kind].children) == ["tiny"]
+
+
+def test_status_names_what_has_not_begun(small_screen: Path, tmp_path: Path) -> None:
+    config = config_of(small_screen, tmp_path)
+    Run.from_config(config).execute(until="cut")
+    stages = status(config.store)["stages"]
+    assert stages["cut/crops"]["done"] == stages["cut/crops"]["units"]
+    assert stages["shifts/tiny"]["units"] is None
 
 
 def test_an_unknown_field_is_an_error(small_screen: Path, tmp_path: Path) -> None:

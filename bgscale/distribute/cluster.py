@@ -24,6 +24,11 @@ def connect(cluster: str = "local") -> Iterator[Client | None]:
         ``"serial"``: no cluster (None); ``"local"`` or ``"local:N"``: N single-threaded worker
         processes on this machine, by default one a core; ``"tcp://host:port"``: a scheduler.
 
+    Notes
+    -----
+    Worker processes import the script that starts them: call this under
+    ``if __name__ == "__main__":``.
+
     Raises
     ------
     InputError

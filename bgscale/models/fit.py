@@ -8,6 +8,7 @@ training, unlike inference, depends on them: both are in the config.
 """
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -221,7 +222,10 @@ class _Fit:
         }
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            torch.save(content, temporary)
+            # written by Python: a full disk is then an OSError that says so
+            buffer = io.BytesIO()
+            torch.save(content, buffer)
+            temporary.write_bytes(buffer.getbuffer())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

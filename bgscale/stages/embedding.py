@@ -4,6 +4,7 @@ Synthetic crops are never stored: they are composed inside the unit, from a shar
 donor bank that the process holds.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from bgscale import embed as kernels
 from bgscale import settings as swaps
+from bgscale.config import ModelSection
 from bgscale.crops import fill_with_medium
 from bgscale.distribute.units import Unit
 from bgscale.errors import InputError
@@ -31,9 +33,8 @@ SAMPLED_CELLS = 2
 """Cells of each class whose composed crops are kept for the eye."""
 
 
-@lru_cache(maxsize=4)
 def model_of(text: str, name: str) -> EmbeddingModel:
-    """Return a model of the job, loaded once a process."""
+    """Return a model of the job, loaded once a process and again when its file has changed."""
     section = open_job(text).config.models[name]
     if section.weights and not Path(section.weights).is_file():
         msg = (
@@ -41,6 +42,14 @@ def model_of(text: str, name: str) -> EmbeddingModel:
             'it, weights = "" means random weights'
         )
         raise InputError(msg)
+    stat = Path(section.weights).stat() if section.weights else None
+    version = None if stat is None else (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return _model_of(section, version)
+
+
+@lru_cache(maxsize=4)
+def _model_of(section: ModelSection, version: tuple[int, ...] | None) -> EmbeddingModel:
+    del version
     return load_model(
         section.architecture,
         weights=section.weights or None,
@@ -257,9 +266,13 @@ def processor() -> str:
     return f"torch-cpu-{torch.backends.cpu.get_cpu_capability()}"
 
 
-def check_processor(job: Job, node: str) -> None:
-    """Refuse to mix features of two kinds of processor in one array."""
-    planned = job.store.attrs(node)["processor"]
+def check_planned(job: Job, node: str, model: EmbeddingModel) -> None:
+    """Refuse to mix features of two kinds of processor, or of two weights, in one array."""
+    attrs = job.store.attrs(node)
+    if attrs["model"] != json.loads(json.dumps(model.spec.to_config())):
+        msg = f"the weights of {node} have changed since it was planned: run with --redo"
+        raise InputError(msg)
+    planned = attrs["processor"]
     if planned != processor():
         msg = (
             f"{node} was planned for {planned}, this worker is {processor()}: their float32 "
@@ -272,8 +285,8 @@ def embed(job: Job, unit: Unit) -> Done:
     """Embed one shard of cells under every setting."""
     _, name, plate = unit.stage.split("/")
     node = f"plates/{plate}/embeddings/{name}"
-    check_processor(job, node)
     model, store, table = model_of(job.text, name), job.store, job.cells(plate)
+    check_planned(job, node, model)
     channels = job.role_indices(model.spec.channels, who=f"model {name!r}")
     n, settings = unit.stop - unit.start, job.settings
     layers = {
@@ -364,8 +377,8 @@ def create_grid(job: Job, name: str) -> None:
 def grid(job: Job, unit: Unit) -> Done:
     """Embed the centre cells of all classes under one setting and background."""
     name = unit.stage.split("/")[1]
-    check_processor(job, f"grid/{name}")
     model, store, centres = model_of(job.text, name), job.store, job.bank("centres")
+    check_planned(job, f"grid/{name}", model)
     s, b = grid_problems(job)[unit.start]
     setting = job.settings[s]
     channels = job.role_indices(model.spec.channels, who=f"model {name!r}")

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from bgscale import evaluate as svm
 from bgscale import proportions as kernels
@@ -65,14 +66,16 @@ def evaluate(job: Job, unit: Unit) -> Done:
         setting.name: grid[s, 1:] if setting.each_background else grid[s, 0]
         for s, setting in enumerate(job.settings)
     }
-    row = svm.sweep_row(
-        a,
-        features,
-        localizations=job.classes,
-        folds=section.folds,
-        penalty=section.penalty,
-        max_iterations=section.max_iterations,
-    )
+    # how a product is split over threads changes its last bits
+    with threadpool_limits(1, user_api="blas"):
+        row = svm.sweep_row(
+            a,
+            features,
+            localizations=job.classes,
+            folds=section.folds,
+            penalty=section.penalty,
+            max_iterations=section.max_iterations,
+        )
     region = [(0, len(job.settings)), (a, a + 1)]
     accuracy, converged = row.accuracy[:, None], row.converged[:, None].astype(np.uint8)
     files = store.write(f"evaluation/{name}/accuracy", region, accuracy)
@@ -149,7 +152,10 @@ def create_classifiers(job: Job, name: str) -> None:
         "iterations": ({}, "int32"),
     }
     for part, (more, dtype) in shapes.items():
-        store.create_array(f"{node}/{part}", {**dims, **more}, dtype, chunk={"setting": 1})
+        fill = float("nan") if dtype == "float64" else 0
+        store.create_array(
+            f"{node}/{part}", {**dims, **more}, dtype, chunk={"setting": 1}, fill=fill
+        )
 
 
 def classifiers(job: Job, unit: Unit) -> Done:
@@ -171,6 +177,12 @@ def classifiers(job: Job, unit: Unit) -> Done:
         train, s
     ]
     present = np.isfinite(features).all(1)
+    target, fold = (a[group[train][present]] for a in (folds.target, folds.fold))
+    count = int(folds.fold.max()) + 1
+    seen = [np.unique(target[(target >= 0) & (fold != f)]) for f in range(count)]
+    if min(map(len, seen)) < 2:
+        # too few cells have a background under this setting: no proportions, not no results
+        return [], {"cells": int(present.sum()), "not_converged": 0}
     fitted = kernels.fit_out_of_fold(
         features[present],
         group[train][present],
@@ -271,9 +283,12 @@ def proportions(job: Job, unit: Unit) -> Done:
     out: dict[str, npt.NDArray[Any]] = {"mixture": np.full(shape, np.nan)}
     for f, fit in enumerate(FITS):
         p = np.zeros((len(job.settings), 1 + replicates, len(rows), classes))
+        here = present.copy()
         for s in range(len(job.settings)):
             fitted = read_classifiers(job, name, s if fit == "matched" else 0)
-            seen = np.flatnonzero(present[s])
+            # a classifier that could not be fitted is NaN
+            here[s] &= bool(np.isfinite(fitted[0][0].coef).all())
+            seen = np.flatnonzero(here[s])
             p[s][:, seen] = kernels.predict_out_of_fold(
                 fitted, features[seen, s], folds.fold[group[rows[seen]]]
             )
@@ -282,7 +297,7 @@ def proportions(job: Job, unit: Unit) -> Done:
                 out["mixture"][f, s, protein - unit.start] = kernels.mixture(p[s, 0, own])
         state = kernels.accumulate(
             p[:, 0],
-            present,
+            here,
             table.cells.protein[rows],
             table.cells.field[rows],
             replicates=p[:, 1:],
