@@ -85,7 +85,8 @@ class DonorSection(Section):
         default=32,
         ge=1,
         description="donors looked at for a cell, of which the one is taken whose own centre cell "
-        "is covered best: what stays visible of it tells its class; 1: the first, as published",
+        "is covered best: what stays visible of it tells its class (experiment 1 looks at all); "
+        "1: the first, as published",
     )
     per_field: int = Field(
         default=0,

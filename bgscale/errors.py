@@ -51,6 +51,21 @@ class UnitError(BgscaleError, RuntimeError):
     """A unit of work failed; says its stage and region."""
 
 
+class FieldError(BgscaleError, ValueError):
+    """One field cannot be used; it is marked with the reason and the run goes on.
+
+    Parameters
+    ----------
+    reason : int
+        `bgscale.schema.Reason` code.
+    message : str
+    """
+
+    def __init__(self, reason: int, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class DiskFullError(BgscaleError, OSError):
     """No space left on the device; what was finished stays valid."""
 

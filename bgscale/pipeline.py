@@ -23,7 +23,7 @@ VERSIONS = {
     "bank": 1,
     "sample": 1,
     "embed": 1,
-    "grid": 1,
+    "grid": 2,
     "evaluate": 1,
     "classifiers": 1,
     "proportions": 1,
@@ -163,6 +163,7 @@ def stages(job: Job) -> list[Stage]:
         "",
         [bank],
         settings=[s.to_config() for s in job.settings],
+        candidates=config.donors.candidates,
     )
     add(sample, ("sample",), "a sample for the eye", embedding.create_sample)
     for name in config.models:

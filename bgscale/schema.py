@@ -14,7 +14,7 @@ OWN_BACKGROUND = "own"
 
 
 class Reason(IntEnum):
-    """Why a cell cannot be used; stored as a code with every cell, and counted."""
+    """Why a cell or a field cannot be used; stored as a code with each, and counted."""
 
     OK = 0
     UNREADABLE = 1
@@ -22,17 +22,36 @@ class Reason(IntEnum):
     CONSTANT = 3
     NO_CENTRE_CELL = 4
     WRONG_SHAPE = 5
+    METADATA = 6
+    MISSING_CHUNKS = 7
+    MISSING_CHANNEL = 8
+    LABELS = 9
+    TOO_LARGE = 10
+    CUT_BY_BORDER = 32
+    DEBRIS = 33
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether something went wrong; the others are set aside by rule."""
+        return Reason.OK < self < Reason.CUT_BY_BORDER
 
     @property
     def text(self) -> str:
         """What a person reads."""
         return {
             Reason.OK: "usable",
-            Reason.UNREADABLE: "file is damaged or is not a TIFF",
+            Reason.UNREADABLE: "file or chunk is damaged, or is not a TIFF",
             Reason.NOT_FINITE: "NaN or infinite pixels",
             Reason.CONSTANT: "all pixels of a channel are equal",
             Reason.NO_CENTRE_CELL: "no cell at the centre",
             Reason.WRONG_SHAPE: "another size or dtype than the screen's",
+            Reason.METADATA: "metadata are missing or wrong",
+            Reason.MISSING_CHUNKS: "part of the image is missing",
+            Reason.MISSING_CHANNEL: "a channel is missing",
+            Reason.LABELS: "label image is missing or does not fit the field",
+            Reason.TOO_LARGE: "image or chunk is larger than allowed",
+            Reason.CUT_BY_BORDER: "the cell reaches the border of its field",
+            Reason.DEBRIS: "too bright or of odd shape: dead cell or debris",
         }[self]
 
 

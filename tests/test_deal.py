@@ -1,5 +1,7 @@
 """Donors that are dealt: none twice as far as they reach, and none that the protocol forbids."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ def deal(
         pool,
         localization=localization,
         seed=seed,
-        candidates=3,
+        covered=True,
         own_bits=np.zeros((len(cells), 1), np.uint8),
         donor_bits=np.zeros((pool.protein.shape[1], 1), np.uint8),
     )
@@ -81,26 +83,26 @@ def test_the_seed_and_the_class_change_the_deal() -> None:
     assert len(deals) == 4
 
 
-def test_of_the_candidates_the_best_covered_is_dealt() -> None:
-    masks = np.zeros((20, 8, 8), np.uint8)
-    for i, mask in enumerate(masks):
-        mask.flat[: 3 * i + 1] = 1
-    own = np.zeros((1, 8, 8), np.uint8)
-    own.flat[:31] = 1
-    pool, asking = pool_of([1] * 20, [0] * 20), cells_of([7], [0])
-    covered = {}
-    for candidates in (1, 20):
+def test_the_deal_leaves_the_fewest_pixels_of_donors_visible() -> None:
+    rng = np.random.default_rng(0)
+    own, donors = (rng.random((n, 8, 8)) < rng.random((n, 1, 1)) for n in (6, 9))
+    proteins = [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    pool, asking = pool_of(proteins, [0] * 9), cells_of([0, 1, 2, 3, 3, 3], [0] * 6)
+
+    def visible(covered: bool, seed: int = 0) -> int:
         dealt = deal_donors(
-            get_setting("same"), asking, pool, localization=0, seed=0, candidates=candidates,
-            own_bits=pack(own), donor_bits=pack(masks),
+            get_setting("same"), asking, pool, localization=0, seed=seed, covered=covered,
+            own_bits=pack(own.astype(np.uint8)), donor_bits=pack(donors.astype(np.uint8)),
         )  # fmt: skip
-        covered[candidates] = int(masks[dealt.slot[0]].sum())
-    assert covered[20] <= 31
-    many = [
-        deal_donors(
-            get_setting("same"), asking, pool, localization=0, seed=seed, candidates=1,
-            own_bits=pack(own), donor_bits=pack(masks),
-        ).slot[0]
-        for seed in range(20)
-    ]  # fmt: skip
-    assert max(masks[slot].sum() for slot in many) > 31
+        assert len(set(dealt.slot.tolist())) == 6
+        return int((donors[dealt.slot] & ~own).sum())
+
+    every = (
+        slots
+        for slots in itertools.permutations(range(9), 6)
+        if all(proteins[s] != p for s, p in zip(slots, asking.protein, strict=True))
+    )
+    pixels = (donors[None] & ~own[:, None]).sum((2, 3))
+    fewest = min(pixels[np.arange(6), list(slots)].sum() for slots in every)
+    assert {visible(True, seed) for seed in range(5)} == {fewest}
+    assert max(visible(False, seed) for seed in range(5)) > fewest

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
 
 from bgscale import draw
 from bgscale.schema import CENTRE_CELL, Missing
@@ -228,7 +229,7 @@ def deal_donors(
     *,
     localization: int,
     seed: int,
-    candidates: int,
+    covered: bool,
     own_bits: Bits,
     donor_bits: Bits,
 ) -> Donors:
@@ -236,20 +237,22 @@ def deal_donors(
 
     The folds of experiment 1 must not share backgrounds: where a donor stands with cells of one
     class only, as under `same`, a classifier knows the class of a held-out crop by its donor. So
-    donors are dealt, not drawn. And each cell gets, of the next `candidates` donors of a seeded
-    deck that it may have, the one whose own centre cell it covers best: what stays visible of it
-    tells its class too.
+    donors are dealt, not drawn. And what stays visible of a donor's own centre cell tells its class
+    too: of all ways to deal, the one is taken that leaves the fewest such pixels (a linear
+    assignment of cells to the seeded deck).
 
     Parameters
     ----------
     setting : Setting
-        One whose donors are crops.
+        One whose donors are crops or windows.
     cells : Cells
         In the order of the draw.
     pool : Pool
     localization : int
         Class of the donors.
-    seed, candidates : int
+    seed : int
+    covered : bool
+        False: dealt in the deck's order, whatever stays visible.
     own_bits : array (cell, byte), uint8
         Masks of the cells, from `pack`.
     donor_bits : array (slot, byte), uint8
@@ -269,17 +272,20 @@ def deal_donors(
         allowed = np.where(own.all(1)[:, None], ~here, ~own)
     purpose = f"deal/{setting.source}/{setting.choice}/{localization}"
     deck = draw.order(seed, purpose, np.arange(size, dtype=np.uint64))
-    unused = deck
+    visible = np.zeros((n, size), np.float64)
+    if covered:
+        for i in range(n):
+            visible[i] = uncovered_bits(own_bits[i], donor_bits[deck])
+    allowed = allowed[:, deck]
+    # dearer than any deal without a forbidden pair
+    cost = np.where(allowed, visible, 1 + n * (1 + visible.max(initial=0)))
     slot = np.full(n, -1, np.int64)
-    for i in range(n):
-        if not allowed[i].any():
-            continue
-        if not allowed[i, unused].any():
-            unused = deck
-        places = np.flatnonzero(allowed[i, unused])[:candidates]
-        place = places[uncovered_bits(own_bits[i], donor_bits[unused[places]]).argmin()]
-        slot[i] = unused[place]
-        unused = np.delete(unused, place)
+    waiting = np.flatnonzero(allowed.any(1))
+    while len(waiting):  # once, unless there are fewer donors than cells
+        row, place = linear_sum_assignment(cost[waiting])
+        given = allowed[waiting[row], place]
+        slot[waiting[row[given]]] = deck[place[given]]
+        waiting = np.delete(waiting, row[given])
     missing = np.where(slot < 0, Missing.NO_DONOR, Missing.PRESENT).astype(np.uint8)
     return Donors(np.where(slot < 0, -1, localization), slot, missing)
 
