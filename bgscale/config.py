@@ -33,39 +33,81 @@ class Section(BaseModel):
 
 
 class ScreenSection(Section):
-    """The input: already cut crops and their plate map. It is never written to."""
+    """The input, plates or already cut crops, and its plate map. It is never written to."""
 
-    path: str = Field(default="crops", min_length=1, description="folder or .zip with the crops")
+    path: str = Field(
+        default="crops",
+        min_length=1,
+        description="OME-Zarr plates (one, a glob such as 'plates/*.zarr', or s3://...), or a "
+        "folder or .zip with crops",
+    )
     pattern: str = Field(
         default="",
-        description="how files are named: pci, pifia, bgscale, or a template such as "
+        description="crops: how files are named: pci, pifia, bgscale, or a template such as "
         "'{protein}/{protein}_{field}_{cell}_{channel}.tif'; empty: found out",
     )
     plate_map: str = Field(
         default="platemap.csv",
-        description="CSV: a row per protein; empty where the class is the protein",
+        description="CSV: a row per plate and well, of crops per protein; empty where the class is "
+        "the protein",
     )
     class_column: str = Field(
         default="localization",
         description="column of the plate map that is the class (several: 'cytoplasm;nucleus')",
     )
     protein: str = Field(
-        default="gfp", description="channel of the tagged protein, as the files name it"
+        default="gfp",
+        description="channel of the tagged protein, as the files name it; of plates also its "
+        "number, as '0'",
     )
     cytosol: str = Field(default="rfp", description="channel that shows whole cells; empty: none")
     nucleus: str = Field(default="", description="channel of the nuclei; empty: none")
     mask: str = Field(
-        default="", description="channel name of mask files; empty: cells are segmented"
+        default="", description="crops: channel name of mask files; empty: cells are segmented"
     )
-    pixel_size_um: float = Field(default=0.0, ge=0, description="micrometres a pixel; 0: not known")
-    intensity_scaling: Literal["plate", "field"] = Field(
+    time: int = Field(default=0, ge=0, description="plates: which time point")
+    z: str = Field(
+        default="max", description="plates: 'max' or 'mean' over z, 'middle', or a number as '0'"
+    )
+    pixel_size_um: float = Field(
+        default=0.0, ge=0, description="micrometres a pixel; 0: as the plates say, or not known"
+    )
+    intensity_scaling: Literal["plate", "field", "none"] = Field(
         default="plate",
         description="'plate': images are camera counts; 'field': each field was scaled by itself, "
-        "so intensity ranges are taken by field",
+        "so intensity ranges are taken by field; 'none': donors keep their counts, as they must "
+        "where strains are mixed in one well and a protein's range is not that of its neighbours",
     )
     proteins: tuple[str, ...] = Field(default=(), description="only these proteins; empty: all")
     limit: int = Field(
-        default=0, ge=0, description="at most so many cells, for a first look; 0: all"
+        default=0,
+        ge=0,
+        description="at most so many crops, or fields of plates, for a first look; 0: all",
+    )
+
+
+class CellSection(Section):
+    """Plates: how cells are found in fields, and cut."""
+
+    segmenter: str = Field(default="yeast", description="yeast, or a plug-in's name")
+    options: dict[str, float | int | str | bool] = Field(
+        default={}, description="the segmenter's own options, as { diameter_um = 5.0 }"
+    )
+    labels: str = Field(
+        default="",
+        description="label images of the plates to use instead, such as 'cells'; empty: segment",
+    )
+    write_labels: bool = Field(
+        default=False, description="also write label images as OME-Zarr plates beside the store"
+    )
+    crop_size_px: int = Field(
+        default=64, ge=16, le=512, multiple_of=2, description="side of a crop"
+    )
+    windows_per_field: int = Field(
+        default=8, ge=0, le=64, description="cell-free windows of a field, at most"
+    )
+    margin_px: int = Field(
+        default=8, ge=0, description="a cell-free window is at least so far from any cell"
     )
 
 
@@ -215,6 +257,7 @@ class RunConfig(Section):
         description="cells a shard, a multiple of 64; 0: by the screen's size",
     )
     screen: ScreenSection = ScreenSection()
+    cells: CellSection = CellSection()
     models: dict[Name, ModelSection] = Field(
         default={"tiny": ModelSection()}, min_length=1, description="embedding models by name"
     )
@@ -338,6 +381,9 @@ def _entry(key: str, field: FieldInfo, value: object) -> list[str]:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{json.dumps(key)} = {_toml(entry)}" for key, entry in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
     # JSON's numbers, strings, booleans and lists of these are TOML's
     return json.dumps(value, ensure_ascii=False)
 

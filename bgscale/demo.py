@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from bgscale.errors import InputError
 from bgscale.progress import Narrator
 from bgscale.results import open_results
 from bgscale.run import Outcome, Run, train_model
-from bgscale.simulate import ScreenSpec, write_crops
+from bgscale.simulate import ScreenSpec, write_crops, write_plates
+from bgscale.simulate.spec import SAME_STRAIN
 from bgscale.summary import most_shifted, node, shift_summary, tables
 from bgscale.table import format_table
 
@@ -29,6 +31,7 @@ def demo_screen(seed: int, neighbours: str) -> ScreenSpec:
     return ScreenSpec(
         seed=seed,
         neighbours=neighbours,
+        plates=2 if neighbours == SAME_STRAIN else 1,
         proteins_per_localization=3,
         mixed_proteins=15,
         fields_per_protein=3,
@@ -39,18 +42,26 @@ def demo_screen(seed: int, neighbours: str) -> ScreenSpec:
 
 
 def demo_config(spec: ScreenSpec) -> RunConfig:
-    """Return the demo's run config; paths are relative to its folder."""
+    """Return the demo's run config; paths are relative to its folder.
+
+    Real wells are plates. A mixed culture, in which no well has a protein of its own, is crops; a
+    protein's range of intensities is not that of its neighbours there, so donors are not scaled.
+    """
+    screen: dict[str, Any] = {"plate_map": "screen/platemap.csv", "nucleus": "nuc"}
+    if spec.neighbours == SAME_STRAIN:
+        screen |= {"path": "screen/plates"}
+    else:
+        screen |= {
+            "path": "screen/crops.zip",
+            "pattern": "bgscale",
+            "mask": "mask",
+            "pixel_size_um": spec.pixel_size_um,
+            "intensity_scaling": "none",
+        }
     return RunConfig.from_dict(
         {
             "seed": spec.seed,
-            "screen": {
-                "path": "screen/crops.zip",
-                "plate_map": "screen/platemap.csv",
-                "pattern": "bgscale",
-                "nucleus": "nuc",
-                "mask": "mask",
-                "pixel_size_um": spec.pixel_size_um,
-            },
+            "screen": screen,
             "models": {MODEL: {"architecture": "tiny", "weights": f"{MODEL}.safetensors"}},
             "donors": {"windows_per_class": 200},
             "classification": {"crops_per_class": 100},
@@ -108,7 +119,10 @@ def simulate(spec: ScreenSpec, folder: Path, narrator: Narrator) -> None:
     part = folder.with_name(folder.name + ".partial")
     shutil.rmtree(part, ignore_errors=True)
     with narrator.task("simulate a screen with known truth") as progress:
-        write_crops(spec, part, zipped=True, progress=progress)
+        if spec.neighbours == SAME_STRAIN:
+            write_plates(spec, part, progress=progress)
+        else:
+            write_crops(spec, part, zipped=True, progress=progress)
     (part / "spec.json").write_text(text, encoding="utf-8")
     part.rename(folder)
 
@@ -138,7 +152,7 @@ def _report(folder: Path, store: Path, tell: Callable[[str], None]) -> None:
     for name, figure in figures.items():
         plot.save(figure, folder / name)
     tell("")
-    tell(f"screen     {folder / 'screen'} (crops, plate map, planted truth)")
+    tell(f"screen     {folder / 'screen'} (images, plate map, planted truth)")
     tell(f"results    {store}: bgscale.open_results({str(store)!r})")
     for name in figures:
         tell(f"figure     {folder / name}")

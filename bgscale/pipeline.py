@@ -7,22 +7,27 @@ what follows, not the embeddings.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from bgscale.distribute.units import Unit, plan_units
-from bgscale.stages import cells, embedding, experiments
+from bgscale.screen import PlateScreen, Screen
+from bgscale.stages import banks, cells, embedding, experiments, fields
 from bgscale.stages.job import Job, open_job
 
 VERSIONS = {
     "proteins": 1,
+    "segment": 1,
+    "gather": 1,
+    "labels": 1,
     "cut": 1,
     "ranges": 1,
     "donors": 1,
     "bank": 1,
-    "sample": 1,
-    "embed": 1,
+    "sample": 2,
+    "embed": 2,
     "grid": 2,
     "evaluate": 1,
     "classifiers": 1,
@@ -31,12 +36,20 @@ VERSIONS = {
 }
 """Raised when the code of a stage starts to give other values."""
 
+
+def _cut(job: Job, unit: Unit) -> cells.Done:
+    return cells.cut(job, unit) if job.screen.kind == "crops" else fields.cut(job, unit)
+
+
 _WORK: dict[str, Callable[[Job, Unit], cells.Done]] = {
     "proteins": cells.proteins,
-    "cut": cells.cut,
+    "segment": fields.segment,
+    "gather": fields.gather,
+    "labels": fields.write_labels,
+    "cut": _cut,
     "ranges": cells.ranges,
-    "donors": cells.donors,
-    "bank": cells.bank,
+    "donors": banks.donors,
+    "bank": banks.bank,
     "sample": embedding.sample,
     "embed": embedding.embed,
     "grid": embedding.grid,
@@ -91,8 +104,7 @@ def stages(job: Job) -> list[Stage]:
     here, before anything is computed.
     """
     config = job.config
-    screen = config.screen
-    plate = job.screen.name
+    screen, opened = config.screen, job.screen
     token: dict[str, str] = {}
 
     def named(kind: str, suffix: str, depends: list[str], **payload: Any) -> str:
@@ -115,39 +127,29 @@ def stages(job: Job) -> list[Stage]:
     ) -> None:
         found.append(Stage(name, token[name], nodes, length, write_size, prepare, purpose))
 
-    plate_map = job.screen.plate_map
+    plate_map = opened.plate_map
     proteins = named("proteins", "", [], map=plate_map.identity())
     add(proteins, ("proteins",), "classes of each protein")
-    cut = named(
-        "cut",
-        plate,
-        [],
-        screen=job.screen.identity(),
-        channels=[getattr(screen, role) for role in job.channels],
-        mask=screen.mask,
-        shard_cells=config.shard_cells,
-    )
-    add(
-        cut,
-        (f"plates/{plate}/cells", f"plates/{plate}/crops"),
-        "cells: read, find, cut",
-        cells.create_cells,
-        lambda j: len(j.screen.items),
-        lambda j: cells.shard_cells(j, len(j.screen.items)),
-    )
-    ranges = named("ranges", plate, [cut], scaling=screen.intensity_scaling, seed=config.seed)
-    add(
-        ranges,
-        (f"plates/{plate}/ranges",),
-        "intensity range of each protein",
-        cells.create_ranges,
-        lambda j: j.store.array(f"plates/{plate}/ranges/protein").shape[0],
-        lambda _: cells.RANGE_GROUPS,
-    )
+    if opened.kind == "plates":
+        cut = _add_plates(job, opened, named, add)
+    else:
+        cut = _add_crops(job, opened, named, add)
+    ranges = []
+    for plate in opened.plates:
+        name = named("ranges", plate, cut, scaling=screen.intensity_scaling, seed=config.seed)
+        ranges.append(name)
+        add(
+            name,
+            (f"plates/{plate}/ranges",),
+            "intensity range of each protein",
+            partial(cells.create_ranges, plate=plate),
+            partial(_range_groups, plate=plate),
+            lambda _: cells.RANGE_GROUPS,
+        )
     donors = named(
         "donors",
         "",
-        [ranges],
+        ranges,
         classes=plate_map.class_identity(),
         seed=config.seed,
         donors=config.donors.model_dump(exclude={"candidates"}),
@@ -155,9 +157,9 @@ def stages(job: Job) -> list[Stage]:
         crops_per_class=config.classification.crops_per_class,
         folds=config.classification.folds,
     )
-    add(donors, cells.BANKS, "who lends a background")
+    add(donors, banks.BANKS, "who lends a background")
     bank = named("bank", "", [donors])
-    add(bank, (), "donor bank", length=lambda j: len(cells.BANKS) * len(j.classes))
+    add(bank, (), "donor bank", length=lambda j: len(banks.BANKS) * len(j.classes))
     sample = named(
         "sample",
         "",
@@ -167,17 +169,17 @@ def stages(job: Job) -> list[Stage]:
     )
     add(sample, ("sample",), "a sample for the eye", embedding.create_sample)
     for name in config.models:
-        _add_model(job, name, plate, bank, named, add)
+        _add_model(job, name, opened.plates, bank, named, add)
     return found
 
 
 def _add_model(
     job: Job,
     name: str,
-    plate: str,
+    plates: Sequence[str],
     bank: str,
-    named: Callable[..., str],
-    add: Callable[..., None],
+    named: "Named",
+    add: "Add",
 ) -> None:
     config = job.config
     model = embedding.model_of(job.text, name)
@@ -185,19 +187,20 @@ def _add_model(
     payload = {
         "spec": model.spec.to_config(),
         "settings": [setting.to_config() for setting in job.settings],
-        "pixel_size_um": config.screen.pixel_size_um,
+        "pixel_size_um": job.pixel_size_um,
         "candidates": config.donors.candidates,
         "processor": embedding.processor(),
     }
-    embed = named("embed", f"{name}/{plate}", [bank], **payload)
-    add(
-        embed,
-        (f"plates/{plate}/embeddings/{name}",),
-        f"{name}: embed cells under all settings",
-        lambda j: embedding.create_embeddings(j, name, plate),
-        lambda j: len(j.screen.items),
-        lambda j: cells.shard_cells(j, len(j.screen.items)),
-    )
+    embed = [named("embed", f"{name}/{plate}", [bank], **payload) for plate in plates]
+    for stage, plate in zip(embed, plates, strict=True):
+        add(
+            stage,
+            (f"plates/{plate}/embeddings/{name}",),
+            f"{name}: embed cells under all settings",
+            partial(embedding.create_embeddings, name=name, plate=plate),
+            partial(_cells, plate=plate),
+            partial(_shard, plate=plate),
+        )
     grid = named("grid", name, [bank], **payload)
     add(
         grid,
@@ -225,7 +228,7 @@ def _add_model(
     classifiers = named(
         "classifiers",
         name,
-        [embed],
+        embed,
         seed=config.seed,
         fields=config.evaluation.fields,
         proportions=config.proportions.model_dump(),
@@ -249,6 +252,103 @@ def _add_model(
     shifts = named("shifts", name, [proportions])
     add(shifts, (f"shifts/{name}",), f"{name}: shifts against original",
         lambda j: experiments.create_shifts(j, name))  # fmt: skip
+
+
+Named = Callable[..., str]
+Add = Callable[..., None]
+
+
+def _add_crops(job: Job, screen: Screen, named: Named, add: Add) -> list[str]:
+    """Add the stage that reads crops; return what later ones depend on."""
+    config, (plate,) = job.config, screen.plates
+    cut = named(
+        "cut",
+        plate,
+        [],
+        screen=screen.identity(),
+        channels=[getattr(config.screen, role) for role in job.channels],
+        mask=config.screen.mask,
+        shard_cells=config.shard_cells,
+    )
+    add(
+        cut,
+        (f"plates/{plate}/cells", f"plates/{plate}/crops"),
+        "cells: read, find, cut",
+        cells.create_cells,
+        partial(_cells, plate=plate),
+        partial(_shard, plate=plate),
+    )
+    return [cut]
+
+
+def _add_plates(job: Job, screen: PlateScreen, named: Named, add: Add) -> list[str]:
+    """Add the stages that find and cut cells in fields; return what later ones depend on."""
+    config, node = job.config, "plates/{}/{}"
+    section = config.cells
+    segment, gather, cut = [], [], []
+    for plate in screen.plates:
+        how: dict[str, Any] = {"labels": section.labels}
+        if not section.labels:
+            how = {"segmenter": section.segmenter, **fields.segmenter_of(job).to_config()}
+        segment.append(
+            named(
+                "segment",
+                plate,
+                [],
+                screen=screen.identity(plate),
+                proteins=screen.field_proteins(plate).tolist(),
+                seed=config.seed,
+                crop=[section.crop_size_px, section.windows_per_field, section.margin_px],
+                **how,
+            )
+        )
+        add(
+            segment[-1],
+            tuple(node.format(plate, name) for name in ("fields", "found", "labels", "windows")),
+            "fields: find cells",
+            partial(fields.create_fields, plate=plate),
+            partial(_fields, plate=plate),
+            partial(fields.field_step, plate=plate),
+        )
+        if section.write_labels:
+            labels = named("labels", plate, [segment[-1]])
+            add(
+                labels, (), "label images as OME-Zarr",
+                partial(fields.create_labels, plate=plate),
+                partial(_fields, plate=plate),
+                partial(fields.field_step, plate=plate),
+            )  # fmt: skip
+    for plate, stage in zip(screen.plates, segment, strict=True):
+        gather.append(named("gather", plate, [stage], shard_cells=config.shard_cells))
+        owned = tuple(node.format(plate, name) for name in ("cells", "crops"))
+        add(gather[-1], owned, "one table of a plate's cells")
+    for plate, stage in zip(screen.plates, gather, strict=True):
+        cut.append(named("cut", plate, [stage]))
+        add(
+            cut[-1], (), "cells: cut",
+            length=partial(_cells, plate=plate),
+            write_size=partial(_shard, plate=plate),
+        )  # fmt: skip
+    return cut
+
+
+def _fields(job: Job, plate: str) -> int:
+    return len(fields.plate_screen(job).fields[plate])
+
+
+def _cells(job: Job, plate: str) -> int:
+    """Return how many cells a plate has; of a screen of plates once it is segmented."""
+    if job.screen.kind == "crops":
+        return len(job.screen.items)
+    return int(job.store.array(f"plates/{plate}/cells/id").shape[0])
+
+
+def _shard(job: Job, plate: str) -> int:
+    return cells.shard_cells(job, _cells(job, plate))
+
+
+def _range_groups(job: Job, plate: str) -> int:
+    return int(job.store.array(f"plates/{plate}/ranges/protein").shape[0])
 
 
 def _nothing(job: Job) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from bgscale import pipeline
 from bgscale.config import RunConfig, ScreenSection
 from bgscale.distribute.execute import Listener, draining_signals, run_units
@@ -18,7 +20,7 @@ from bgscale.pipeline import Stage
 from bgscale.progress import Narrator, Silent
 from bgscale.results import Store
 from bgscale.schema import Reason
-from bgscale.screen import Screen
+from bgscale.screen import AnyScreen
 from bgscale.stages.embedding import model_attrs, model_of
 from bgscale.stages.job import Job, remember
 from bgscale.train import Training, model_to_train, train
@@ -58,12 +60,23 @@ class Outcome:
     cells : int
         Cells of the screen.
     unusable : dict of str to int
-        Cells that were set aside, by reason.
+        Cells that something was wrong with, by reason.
+    set_aside : dict of str to int
+        Cells that are left out by rule, such as those the border of a field cuts.
+    failed_fields : dict of str to int
+        Fields of plates that could not be used, or are not there, by reason.
     """
 
     store: Path
     cells: int
     unusable: dict[str, int]
+    set_aside: dict[str, int]
+    failed_fields: dict[str, int]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing was wrong with any field or cell."""
+        return not (self.unusable or self.failed_fields)
 
 
 class Run:
@@ -71,7 +84,7 @@ class Run:
 
     Parameters
     ----------
-    screen : Screen
+    screen : Screen or PlateScreen
         From `open_screen`; it replaces what the config says of the screen.
     store : str or path
         Folder of the run store; it replaces the config's.
@@ -84,7 +97,9 @@ class Run:
         Unknown settings, models or channels, weights that do not fit; nothing was computed.
     """
 
-    def __init__(self, screen: Screen, store: str | Path, config: RunConfig | None = None) -> None:
+    def __init__(
+        self, screen: AnyScreen, store: str | Path, config: RunConfig | None = None
+    ) -> None:
         section = ScreenSection(**screen.opened_with)
         changed = {"screen": section, "store": str(store)}
         self.config = (config or RunConfig()).model_copy(update=changed)
@@ -98,7 +113,7 @@ class Run:
         return cls(Job(config).screen, config.store, config)
 
     @property
-    def screen(self) -> Screen:
+    def screen(self) -> AnyScreen:
         """The input."""
         return self._job.screen
 
@@ -220,12 +235,17 @@ class Run:
         """
         self.check(redo=redo, until=until)
         if not self.store.exists():
-            self.store.create({"plates": [self._job.screen.name], "stages": {}})
+            self.store.create({"stages": {}})
         self.store.sweep()
         self._forget(self.outdated(until))
         planned = [stage.name for stage in self._stages]
         self.store.update_attrs(
-            {"config": self.config.to_config(), "versions": versions(), "planned": planned}
+            {
+                "plates": list(self.screen.plates),
+                "config": self.config.to_config(),
+                "versions": versions(),
+                "planned": planned,
+            }
         )
         remember(self._job)
         with draining_signals() as stop:
@@ -282,7 +302,7 @@ class Run:
         self.store.update_attrs({"stages": kept})
 
 
-def _with_screen(job: Job, screen: Screen) -> Job:
+def _with_screen(job: Job, screen: AnyScreen) -> Job:
     """Return the job with a screen that is open already."""
     job.__dict__["screen"] = screen
     return job
@@ -319,15 +339,24 @@ def train_model(
 
 
 def outcome(store: Store) -> Outcome:
-    """Return how many cells a store has and how many of them cannot be used, by reason."""
-    total, unusable = 0, dict.fromkeys((r.text for r in Reason if r), 0)
+    """Return how many cells a store has, and what of cells and fields cannot be used, by reason."""
+    cells = np.zeros(max(Reason) + 1, np.int64)
+    fields = np.zeros_like(cells)
     for plate in store.attrs()["plates"]:
-        reason = store.read(f"plates/{plate}/cells/reason")
-        total += len(reason)
-        for code in Reason:
-            if code:
-                unusable[code.text] += int((reason == code).sum())
-    return Outcome(store.path, total, {text: n for text, n in unusable.items() if n})
+        if store.has(f"plates/{plate}/cells"):
+            cells += np.bincount(store.read(f"plates/{plate}/cells/reason"), minlength=len(cells))
+        if store.has(f"plates/{plate}/fields"):
+            missing = [p["reason"] for p in store.attrs(f"plates/{plate}/fields")["problems"]]
+            reason = store.read(f"plates/{plate}/fields/reason")
+            fields += np.bincount([*reason, *missing], minlength=len(cells))
+    bad = [r for r in Reason if r.is_failure]
+    return Outcome(
+        store.path,
+        int(cells.sum()),
+        {r.text: int(cells[r]) for r in bad if cells[r]},
+        {r.text: int(cells[r]) for r in Reason if r and r not in bad and cells[r]},
+        {r.text: int(fields[r]) for r in bad if fields[r]},
+    )
 
 
 def versions() -> dict[str, str]:

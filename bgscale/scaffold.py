@@ -7,11 +7,23 @@ import numpy as np
 import numpy.typing as npt
 
 from bgscale.config import RunConfig, template
-from bgscale.errors import InputError
+from bgscale.errors import FieldError, InputError
 from bgscale.schema import Reason
-from bgscale.screen import Screen, channel_names, open_screen
+from bgscale.screen import (
+    AnyScreen,
+    PlateScreen,
+    Screen,
+    channel_names,
+    holds_plates,
+    open_screen,
+    plate_channels,
+)
 from bgscale.stages.job import Job
 
+CROPS_LOOKED_AT = 256
+FIELDS_LOOKED_AT = 12
+"""Of each plate."""
+SHOWN = 12
 EXAMPLE_MAP = """protein,localization
 AAC1,mitochondrion
 AAH1,cytoplasm;nucleus
@@ -19,7 +31,7 @@ XYZ1,
 """
 
 
-def scaffold(screen: Path | None, output: Path, *, pattern: str, force: bool) -> list[Path]:
+def scaffold(screen: str | None, output: Path, *, pattern: str, force: bool) -> list[Path]:
     """Write a commented run.toml and a plate-map template beside it; return their paths.
 
     Raises
@@ -53,17 +65,24 @@ def scaffold(screen: Path | None, output: Path, *, pattern: str, force: bool) ->
 _ROLES = ("protein", "cytosol", "nucleus", "mask")
 
 
-def _relative(path: Path, folder: Path) -> str:
-    path, folder = path.resolve(), folder.resolve()
+def _relative(location: str, folder: Path) -> str:
+    if "://" in location:
+        return location
+    path, folder = Path(location).resolve(), folder.resolve()
     return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
 
 
-def _open_any(path: Path, pattern: str) -> Screen:
+def _open_any(path: str, pattern: str) -> AnyScreen:
     """Open a screen of which only the naming pattern is known, if that."""
-    channels = channel_names(path, pattern or None)
+    plates = holds_plates(path)
+    channels = plate_channels(path) if plates else channel_names(path, pattern or None)
     chosen: dict[str, Any] = {
-        role: next((c for c in channels if c in known), None) for role, known in _USUAL.items()
+        role: next((c for c in channels if c.lower() in known), None)
+        for role, known in _USUAL.items()
     }
+    if plates and not chosen["protein"]:
+        # a plate may say nothing of its channels: they have numbers
+        chosen = {**dict.fromkeys(_USUAL), **dict(zip(_BY_NUMBER, "012"[: len(channels)], strict=False))}
     if not chosen["protein"]:
         msg = (
             f"{path}: cannot tell which of the channels {', '.join(channels)} is which: run "
@@ -74,42 +93,78 @@ def _open_any(path: Path, pattern: str) -> Screen:
 
 
 _USUAL = {
-    "protein": ("gfp", "GFP", "ch1"),
-    "cytosol": ("rfp", "RFP", "ch3"),
-    "nucleus": ("nuc", "dapi", "bfp", "ch2"),
+    "protein": ("gfp", "egfp", "protein", "mneongreen", "ch1"),
+    "cytosol": ("rfp", "cytosol", "cytoplasm", "tdtomato", "mcherry", "ch3"),
+    "nucleus": ("nuc", "nucleus", "nuclei", "dapi", "bfp", "ch2"),
     "mask": ("mask",),
 }
 """What the known data sets call their channels."""
+_BY_NUMBER = ("protein", "cytosol", "nucleus")
 
 
-def describe(path: Path, *, pattern: str = "") -> tuple[dict[str, Any], str]:
+def describe(path: str, *, pattern: str = "") -> tuple[dict[str, Any], str]:
     """Return what a screen (or the screen of a run.toml) holds, as values and as text."""
-    if path.suffix == ".toml":
-        screen = Job(RunConfig.from_toml(path)).screen
-    else:
-        screen = _open_any(path, pattern)
+    mapped = path.endswith(".toml")
+    screen = Job(RunConfig.from_toml(path)).screen if mapped else _open_any(path, pattern)
     facts = screen.facts()
-    by_protein = screen.items.groupby("protein", sort=False)
-    lines = [screen.summary(), f"files    {facts['pattern']}"]
+    lines = [screen.summary()]
     lines += [f"channel  {role}: {name}" for role, name in facts["channels"].items()]
-    lines.append(
-        f"masks    {facts['masks'] or 'none: cells are segmented from the cytosol channel'}"
-    )
-    if path.suffix == ".toml":
-        lines += [f"class    {c}: {n} proteins" for c, n in facts["classes"].items()]
-    lines += ["", f"{'protein':<16}{'fields':>8}{'crops':>8}"]
-    for name, rows in by_protein:
-        lines.append(f"{name:<16}{rows['field'].nunique():>8}{len(rows):>8}")
-    sample = screen.read(_spread(len(screen.items)))
-    bad = int((sample.reason != Reason.OK).sum())
-    facts["sampled"], facts["sampled_unusable"] = len(sample.reason), bad
-    lines += ["", f"{bad} of {len(sample.reason)} crops looked at cannot be used"]
-    for reason in Reason:
-        count = int((sample.reason == reason).sum())
-        if reason and count:
-            lines.append(f"  {count} {reason.text}")
+    lines += _of_crops(screen, facts) if screen.kind == "crops" else _of_plates(screen, facts)
+    if mapped:
+        counts = zip(screen.classes, screen.plate_map.labels.sum(0).tolist(), strict=True)
+        lines += ["", *(f"class    {name}: {count} proteins" for name, count in counts)]
     return facts, "\n".join(lines)
 
 
-def _spread(n: int, count: int = 256) -> npt.NDArray[np.int64]:
+def _of_crops(screen: Screen, facts: dict[str, Any]) -> list[str]:
+    """Return lines on the files, the proteins, and crops that cannot be used."""
+    none = "none: cells are segmented from the cytosol channel"
+    lines = [f"files    {facts['pattern']}", f"masks    {facts['masks'] or none}"]
+    lines += ["", f"{'protein':<16}{'fields':>8}{'crops':>8}"]
+    for name, rows in screen.items.groupby("protein", sort=False):
+        lines.append(f"{name:<16}{rows['field'].nunique():>8}{len(rows):>8}")
+    sample = screen.read(_spread(len(screen.items), CROPS_LOOKED_AT))
+    return lines + _looked_at(sample.reason, "crops", facts)
+
+
+def _of_plates(screen: PlateScreen, facts: dict[str, Any]) -> list[str]:
+    """Return lines on each plate, and fields that cannot be used."""
+    lines = ["", f"{'plate':<28}{'NGFF':>6}{'wells':>7}{'fields':>8}  {'size':<12}{'um/px':>7}"]
+    reasons, texts = [], []
+    for name, plate in facts["plates"].items():
+        shape, size = "x".join(map(str, plate["shape"])), plate["pixel_size_um"]
+        shown = f"{size:.4g}" if size else "?"
+        lines.append(
+            f"{name:<28}{plate['version']:>6}{plate['wells']:>7}{plate['fields']:>8}  {shape:<12}"
+            f"{shown:>7}"
+        )
+        texts += [f"{name}: {problem['text']}" for problem in plate["problems"]]
+        handle, refs = screen.handles[name], screen.fields[name]
+        plate["labels"] = list(handle.image(refs[0]).labels)
+        plate["channels"] = list(handle.image(refs[0]).channels)
+        for i in _spread(len(refs), FIELDS_LOOKED_AT):
+            try:
+                screen.read(name, int(i))
+                reasons.append(Reason.OK)
+            except FieldError as error:
+                reasons.append(Reason(error.reason))
+                texts.append(str(error))
+    first = next(iter(facts["plates"].values()))
+    lines += ["", f"channels there: {', '.join(first['channels']) or 'without names: use numbers'}"]
+    lines.append(f"label images  : {', '.join(first['labels']) or 'none'}")
+    lines += _looked_at(np.array(reasons), "fields", facts)
+    facts["found_wrong"] = texts
+    more = f"  ... and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return [*lines, *(f"  {text}" for text in texts[:SHOWN]), *([more] if more else [])]
+
+
+def _looked_at(reason: npt.NDArray[Any], what: str, facts: dict[str, Any]) -> list[str]:
+    bad = int((reason != Reason.OK).sum())
+    facts["sampled"], facts["sampled_unusable"] = len(reason), bad
+    lines = ["", f"{bad} of {len(reason)} {what} looked at cannot be used"]
+    counts = ((r, int((reason == r).sum())) for r in Reason if r)
+    return lines + [f"  {count} {r.text}" for r, count in counts if count]
+
+
+def _spread(n: int, count: int) -> npt.NDArray[np.int64]:
     return np.unique(np.linspace(0, n - 1, min(n, count)).astype(np.int64))

@@ -159,3 +159,32 @@ def most_shifted(
 def shift_summary(tree: xr.DataTree, model: str, *, setting: str, fit: str) -> Mapping[str, float]:
     """Return mean, spread and quartiles of KL over proteins, as published, and how many miss."""
     return summary(node(tree, "shifts", model)["kl"].sel(fit=fit, setting=setting).to_numpy())
+
+
+def field_table(store: str | Path) -> pd.DataFrame:
+    """Return a row per field of the plates of a store, as `bgscale.quality.summarise` takes it.
+
+    Raises
+    ------
+    InputError
+        The screen is one of crops, or its fields are not segmented yet.
+    """
+    tree = open_results(store)
+    tables = []
+    for plate in tree.attrs["plates"]:
+        fields = tree.children["plates"].children.get(plate) if "plates" in tree.children else None
+        if fields is None or "fields" not in fields.children:
+            msg = (
+                f"{store} has no fields of plate {plate!r}: quality is that of plates, and "
+                "`bgscale run` segments them first"
+            )
+            raise InputError(msg)
+        dataset = fields.children["fields"].to_dataset(inherit=False).load()
+        table = dataset.to_dataframe().reset_index(names="name")
+        parts = table.pop("name").str.rsplit("/", n=2, expand=True)
+        table.insert(0, "plate", plate)
+        table.insert(1, "well", parts[1])
+        table.insert(2, "field", parts[2])
+        table["kind"] = np.where(table["protein"] < 0, "blank", "sample")
+        tables.append(table.rename(columns={"area_median": "area_median_px"}))
+    return pd.concat(tables, ignore_index=True)

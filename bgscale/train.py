@@ -84,14 +84,13 @@ def model_to_train(config: RunConfig) -> str:
     return name
 
 
-def training_cells(job: Job) -> tuple[str, Ints, list[str]]:
-    """Return plate, rows and proteins of the cells to train on.
+def training_cells(job: Job) -> tuple[Ints, list[str]]:
+    """Return rows and proteins of the cells to train on.
 
     Usable cells of the training fields, of each protein at most ``cells_per_protein`` by hash.
     """
-    section, plate = job.config.training, job.plates[0]
-    table = job.cells(plate)
-    names = job.store.array(f"plates/{plate}/cells/field").attrs["names"]
+    section, table = job.config.training, job.everyone
+    names = job.field_names
     wanted = job.in_fields(names, section.fields, "training.fields")
     rows = np.flatnonzero(table.usable & wanted[table.cells.field])
     kept = []
@@ -103,7 +102,7 @@ def training_cells(job: Job) -> tuple[str, Ints, list[str]]:
     if len(kept) < 2:
         msg = f"{len(kept)} protein has usable cells in the training fields; expected at least 2"
         raise InputError(msg)
-    return plate, np.concatenate(kept), [job.proteins[p] for p in proteins]
+    return np.concatenate(kept), [job.proteins[p] for p in proteins]
 
 
 def train(
@@ -125,7 +124,7 @@ def train(
     config, section = job.config, job.config.training
     name = model_to_train(config)
     model = config.models[name]
-    plate, rows, proteins = training_cells(job)
+    rows, proteins = training_cells(job)
     untrained = load_model(
         model.architecture,
         seed=section.seed,
@@ -135,14 +134,12 @@ def train(
     spec = replace(
         untrained,
         class_names=tuple(proteins),
-        pixel_size_um=config.screen.pixel_size_um or None,
+        pixel_size_um=job.pixel_size_um or None,
         origin=f"trained by bgscale on {len(rows)} cells of {len(proteins)} proteins",
     )
-    store, table = job.store, job.cells(plate)
+    table = job.everyone
     channels = job.role_indices(spec.channels, who=f"model {name!r}")
-    images, masks = (
-        store.read_rows(f"plates/{plate}/crops/{array}", rows) for array in ("image", "mask")
-    )
+    images, masks = (job.read_rows(f"crops/{array}", rows) for array in ("image", "mask"))
     images, masks = kernels.fit_window(images[:, channels], masks, size_px=spec.input_size_px)
     weights = Path(model.weights)
     weights.parent.mkdir(parents=True, exist_ok=True)

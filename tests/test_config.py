@@ -145,7 +145,7 @@ def test_a_value_of_another_type_is_an_error_and_never_converted(values, says):
         ({"models": {}}, "models = {}: expected 1 or more of them"),
         (
             {"screen": {"intensity_scaling": "well"}},
-            "screen.intensity_scaling = \"well\": expected 'plate' or 'field'",
+            "screen.intensity_scaling = \"well\": expected 'plate', 'field' or 'none'",
         ),
     ],
 )

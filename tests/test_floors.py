@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "bgscale"
 FLOORS = [
     ["errors", "schema", "registry", "draw"],
     ["models", "config", "accuracy"],
-    ["segment", "crops", "settings", "embed", "evaluate", "proportions"],
-    ["platemap", "screen", "results", "simulate", "table", "distribute"],
-    ["stages", "pipeline", "train"],
+    ["segment", "fields", "crops", "settings", "embed", "evaluate", "proportions", "quality"],
+    ["platemap", "annotations", "ngff", "screen", "results", "simulate", "table", "distribute"],
+    ["stages", "pipeline", "train", "importers"],
     ["progress", "run", "summary", "plot", "scaffold", "demo"],
     ["cli", "__init__"],
 ]

@@ -109,7 +109,7 @@ def test_the_published_crops_open_as_they_are(shared_data: Path) -> None:
     assert screen.crop_shape == (64, 64)
     assert screen.dtype == np.float32
     assert screen.channels == ("protein", "cytosol")
-    assert len(screen.field_names) == 16
+    assert len(screen.field_names()) == 16
     assert "1293 crops of 4 proteins, 16 fields, 64x64 float32" in screen.summary()
     rows = np.array([1292, 0, 700])
     block = screen.read(rows)
@@ -164,7 +164,7 @@ def test_a_pifia_folder_has_masks_and_no_fields(tmp_path: Path) -> None:
     for cell in range(1, 4):
         put(tmp_path, f"HHF1/HHF1_mask_{cell}.tiff", mask)
     screen = opened(tmp_path, protein="ch1", cytosol=None, mask="mask")
-    assert screen.field_names == ["crops/HHF1/1"]
+    assert screen.field_names() == ["crops/HHF1/1"]
     assert screen.channels == ("protein",)
     assert (everything(screen).mask == mask).all()
     both = opened(tmp_path, protein="ch1", cytosol="ch3", nucleus="ch2", mask="mask")
@@ -199,7 +199,7 @@ def test_crops_come_in_natural_order_however_they_are_listed(tmp_path: Path) -> 
     # a zip lists its files in the order they were put in, here backwards
     other = opened(zipped(tmp_path / "a", tmp_path / "a.zip"))
     assert other.items.equals(screen.items)
-    assert other.field_names == screen.field_names
+    assert other.field_names == screen.field_names()
     assert other.field_codes.tolist() == screen.field_codes.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert screen.protein_codes.tolist() == [0] * 4 + [1] * 4
 
@@ -477,7 +477,7 @@ def test_a_plate_map_must_fit_the_screen(tmp_path: Path) -> None:
 
 
 def test_an_unknown_scaling_is_an_error(tmp_path: Path) -> None:
-    assert "expected 'plate' or 'field'" in message(make(tmp_path), intensity_scaling="well")
+    assert "expected 'plate', 'field' or 'none'" in message(make(tmp_path), intensity_scaling="well")
 
 
 def test_the_template_of_the_plate_map_has_a_row_per_protein(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A screen of already cut crops: what it holds, reading it, opening it."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +73,7 @@ class Screen:
     opened_with: dict[str, Any]
 
     kind: Literal["crops"] = "crops"
-    name: str = PLATE
+    plates: tuple[str, ...] = (PLATE,)
 
     @cached_property
     def proteins(self) -> tuple[str, ...]:
@@ -102,9 +101,9 @@ class Screen:
         """Code of each crop's plate, well and field: (cell,), int32."""
         return self._fields[0]
 
-    @property
-    def field_names(self) -> list[str]:
-        """Full names of the fields: plate/well/field."""
+    def field_names(self, plate: str = PLATE) -> list[str]:
+        """Return the full names of the fields: plate/well/field."""
+        del plate
         return self._fields[1]
 
     @cached_property
@@ -184,7 +183,7 @@ class Screen:
 
     def summary(self) -> str:
         """Return one line: how many of what."""
-        fields = len(self.field_names)
+        fields = len(self.field_names())
         return (
             f"{len(self.items)} crops of {len(self.proteins)} proteins, {fields} fields, "
             f"{self.crop_shape[0]}x{self.crop_shape[1]} {self.dtype}, channels "
@@ -198,7 +197,7 @@ class Screen:
             "pattern": self.opened_with["pattern"],
             "crops": len(self.items),
             "proteins": self.items.groupby("protein", sort=False).size().to_dict(),
-            "fields": len(self.field_names),
+            "fields": len(self.field_names()),
             "channels": {role: self.opened_with[role] for role in self.channels},
             "masks": self.opened_with["mask"] or None,
             "shape": list(self.crop_shape),
@@ -210,67 +209,17 @@ class Screen:
         }
 
 
-def open_screen(
-    path: str | Path,
-    *,
-    plate_map: str | Path | None = None,
-    class_column: str = "localization",
-    pattern: str | None = None,
-    protein: str = "gfp",
-    cytosol: str | None = "rfp",
-    nucleus: str | None = None,
-    mask: str | None = None,
-    pixel_size_um: float | None = None,
-    intensity_scaling: str = "plate",
-    proteins: Sequence[str] | None = None,
-    limit: int | None = None,
-) -> Screen:
-    """Open a folder or zip of already cut crops; nothing is written to it.
-
-    Parameters
-    ----------
-    path : path
-    plate_map : path, optional
-        CSV with a row per protein; not needed where `class_column` is "protein".
-    class_column : str
-    pattern : str, optional
-        "pci", "pifia", "bgscale", or a template with {protein}, {field}, {cell}, {channel}; by
-        default the named one that fits most files.
-    protein, cytosol, nucleus, mask : str, optional
-        What the files call these channels. With neither masks nor cytosol no cell can be found.
-    pixel_size_um : float, optional
-    intensity_scaling : {"plate", "field"}
-        "field" where every field was scaled by itself.
-    proteins : sequence of str, optional
-        Only these.
-    limit : int, optional
-        At most so many cells, the same number of each protein, chosen by hash.
-
-    Returns
-    -------
-    Screen
-
-    Raises
-    ------
-    InputError
-        The screen or its plate map is wrong as a whole.
-    """
-    path = Path(path)
-    if limit is not None and limit < 0:
-        msg = f"limit is {limit}; expected a number of cells, or 0 for all"
-        raise InputError(msg)
-    if intensity_scaling not in ("plate", "field"):
-        msg = f"intensity_scaling is {intensity_scaling!r}; expected 'plate' or 'field'"
-        raise InputError(msg)
-    if not cytosol and not mask:
+def open_crops(path: Path, opened_with: dict[str, Any]) -> Screen:
+    """Open a folder or zip of crops; the rest is as `open_screen` takes it."""
+    class_column, plate_map = opened_with["class_column"], opened_with["plate_map"]
+    wanted = {role: opened_with[role] for role in (*CHANNEL_ROLES, "mask") if opened_with[role]}
+    if not wanted.keys() & {"cytosol", "mask"}:
         msg = "neither masks nor a cytosol channel: name one of screen.mask and screen.cytosol"
         raise InputError(msg)
-    roles = {"protein": protein, "cytosol": cytosol, "nucleus": nucleus, "mask": mask}
-    wanted = {role: str(name) for role, name in roles.items() if name}
     with CropFiles(path) as files:
-        pattern, found = match(files, pattern)
+        pattern, found = match(files, opened_with["pattern"] or None)
         items = crop_table(path, found, wanted)
-        items = subset(items, proteins, limit)
+        items = subset(items, opened_with["proteins"], opened_with["limit"])
         used = items[[f"{role}_file" for role in wanted]].to_numpy().ravel().tolist()
         sizes = {name: files.sizes[name] for name in used}
         shape, dtype = layout_of(files, items, list(wanted))
@@ -286,18 +235,8 @@ def open_screen(
         )
         raise InputError(msg)
     table = table.of([everyone.index(p) for p in items["protein"].unique()])
-    opened_with = {
-        "path": str(path),
-        "plate_map": str(plate_map or ""),
-        "class_column": class_column,
-        "pattern": pattern,
-        **{role: name or "" for role, name in roles.items()},
-        "pixel_size_um": pixel_size_um or 0.0,
-        "intensity_scaling": intensity_scaling,
-        "proteins": tuple(proteins or ()),
-        "limit": limit or 0,
-    }
     channels = tuple(role for role in CHANNEL_ROLES if role in wanted)
+    opened_with = {**opened_with, "pattern": pattern}
     return Screen(items, sizes, channels, shape, stored(dtype), dtype, table, opened_with)
 
 

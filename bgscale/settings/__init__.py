@@ -11,6 +11,7 @@ by Background Cells. PMLR 311:162-177.
 
 from bgscale.settings.compose import blocks, compose
 from bgscale.settings.donors import (
+    RIM_PX,
     Cells,
     Donors,
     Ints,
@@ -25,6 +26,7 @@ from bgscale.settings.donors import (
 from bgscale.settings.registry import SETTINGS, Setting, get_setting
 
 __all__ = [
+    "RIM_PX",
     "SETTINGS",
     "Cells",
     "Donors",

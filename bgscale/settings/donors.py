@@ -9,11 +9,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from bgscale import draw
 from bgscale.schema import CENTRE_CELL, Missing
 from bgscale.settings.registry import Setting
+
+RIM_PX = 2
+"""Blur lights a donor beyond its own centre cell, and tells its class as well."""
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -238,8 +242,8 @@ def deal_donors(
     The folds of experiment 1 must not share backgrounds: where a donor stands with cells of one
     class only, as under `same`, a classifier knows the class of a held-out crop by its donor. So
     donors are dealt, not drawn. And what stays visible of a donor's own centre cell tells its class
-    too: of all ways to deal, the one is taken that leaves the fewest such pixels (a linear
-    assignment of cells to the seeded deck).
+    too: of all ways to deal, the one is taken that leaves the fewest such pixels, its blurred rim
+    included (a linear assignment of cells to the seeded deck).
 
     Parameters
     ----------
@@ -256,7 +260,7 @@ def deal_donors(
     own_bits : array (cell, byte), uint8
         Masks of the cells, from `pack`.
     donor_bits : array (slot, byte), uint8
-        Those of the class's donors.
+        Those of the class's donors, with a rim of `RIM_PX`.
 
     Returns
     -------
@@ -290,9 +294,12 @@ def deal_donors(
     return Donors(np.where(slot < 0, -1, localization), slot, missing)
 
 
-def pack(mask: npt.NDArray[np.uint8]) -> Bits:
-    """Return the centre cells of masks (..., y, x) as bits: (..., byte), uint8."""
-    return np.packbits((mask == CENTRE_CELL).reshape(*mask.shape[:-2], -1), axis=-1)
+def pack(mask: npt.NDArray[np.uint8], *, rim_px: int = 0) -> Bits:
+    """Return the centre cells of masks (..., y, x), grown by a rim, as bits: (..., byte), uint8."""
+    cells = mask == CENTRE_CELL
+    if rim_px:
+        cells = ndimage.maximum_filter(cells, 2 * rim_px + 1, axes=(-2, -1))
+    return np.packbits(cells.reshape(*mask.shape[:-2], -1), axis=-1)
 
 
 def uncovered_bits(mask: Bits, donor_mask: Bits) -> Ints:

@@ -161,12 +161,12 @@ def draw(job: Job, block: Block, setting: Setting, bank: Bank | None) -> Donors 
         return drawn
     own, slot = swaps.pack(block.mask[rows]), drawn.slot.copy()
     k = drawn.localization[rows]
-    fewest = swaps.uncovered_bits(own, bank.packed[k, slot[rows]])
+    fewest = swaps.uncovered_bits(own, bank.packed_with_rim[k, slot[rows]])
     for candidate in range(1, job.config.donors.candidates):
         again = swaps.draw_donors(
             setting, block.cells, bank.pool, seed=seed, candidate=candidate
         ).slot[rows]
-        uncovered = swaps.uncovered_bits(own, bank.packed[k, again])
+        uncovered = swaps.uncovered_bits(own, bank.packed_with_rim[k, again])
         better = uncovered < fewest
         slot[rows[better]], fewest[better] = again[better], uncovered[better]
     return Donors(drawn.localization, slot, drawn.missing)
@@ -185,7 +185,7 @@ def deal(job: Job, setting: Setting, k: int, background: int) -> Donors | None:
         seed=job.config.seed,
         covered=setting.source == "crop" and job.config.donors.candidates > 1,
         own_bits=centres.packed[k],
-        donor_bits=bank.packed[background],
+        donor_bits=bank.packed_with_rim[background],
     )
 
 
@@ -201,7 +201,7 @@ def features(
     """Embed the present cells of a block; the others are NaN: layer -> (cell, feature)."""
     spec = model.spec
     rows = np.flatnonzero(swapped.missing == Missing.PRESENT)
-    factor = kernels.zoom(spec, job.config.screen.pixel_size_um)
+    factor = kernels.zoom(spec, job.pixel_size_um)
     crops, masks = kernels.fit_window(
         swapped.crops[rows],
         block.mask[rows],
@@ -249,7 +249,7 @@ _SWAP_VARIABLES = {
 
 def model_attrs(job: Job, model: EmbeddingModel) -> dict[str, Any]:
     """Return what every output of a model says of it."""
-    factor = kernels.zoom(model.spec, job.config.screen.pixel_size_um)
+    factor = kernels.zoom(model.spec, job.pixel_size_um)
     return {
         "model": model.spec.to_config(),
         "random_weights": model.random_weights,
@@ -303,7 +303,7 @@ def embed(job: Job, unit: Unit) -> Done:
             table.cells.take(rows),
             store.read(f"plates/{plate}/crops/image", slice(rows[0], rows[-1] + 1)),
             store.read(f"plates/{plate}/crops/mask", slice(rows[0], rows[-1] + 1)),
-            cell_ranges(job, plate, rows),
+            cell_ranges(job, plate, table.cells.protein[rows], table.cells.field[rows]),
             table.usable[rows],
         )
         for s, setting in enumerate(settings):

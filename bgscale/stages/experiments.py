@@ -89,7 +89,7 @@ def evaluate(job: Job, unit: Unit) -> Done:
 
 def evaluated_cells(job: Job) -> tuple[PlateCells, Ints]:
     """Return the cell table and the rows that take part in the evaluation."""
-    table = job.cells(job.plates[0])
+    table = job.everyone
     return table, np.flatnonzero(table.usable & table.evaluated)
 
 
@@ -173,9 +173,7 @@ def classifiers(job: Job, unit: Unit) -> Done:
         purpose="fit",
     )
     train = np.sort(rows[np.concatenate(chosen)])
-    features = store.array(f"plates/{table.plate}/embeddings/{name}/{layer}/embedding").oindex[
-        train, s
-    ]
+    features = job.read_rows(f"embeddings/{name}/{layer}/embedding", train)[:, s]
     present = np.isfinite(features).all(1)
     target, fold = (a[group[train][present]] for a in (folds.target, folds.fold))
     count = int(folds.fold.max()) + 1
@@ -276,7 +274,7 @@ def proportions(job: Job, unit: Unit) -> Done:
     folds, group = folds_of(job)
     protein = table.cells.protein[rows]
     rows = rows[(protein >= unit.start) & (protein < unit.stop)]
-    features = store.read_rows(f"plates/{table.plate}/embeddings/{name}/{layer}/embedding", rows)
+    features = job.read_rows(f"embeddings/{name}/{layer}/embedding", rows)
     present = np.isfinite(features).all(2).T
     replicates = job.config.proportions.replicates
     shape = (len(FITS), len(job.settings), unit.stop - unit.start, classes)

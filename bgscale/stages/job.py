@@ -6,7 +6,7 @@ and models are opened by the process that uses them.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -17,8 +17,8 @@ from bgscale.config import RunConfig
 from bgscale.errors import InputError
 from bgscale.results import Store
 from bgscale.schema import CHANNEL_ROLES, Reason
-from bgscale.screen import Screen, open_screen
-from bgscale.settings import Cells, Pool, Setting, get_setting, pack
+from bgscale.screen import AnyScreen, open_screen
+from bgscale.settings import RIM_PX, Cells, Ints, Pool, Setting, get_setting, pack
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Job:
         return Store(self.config.store)
 
     @cached_property
-    def screen(self) -> Screen:
+    def screen(self) -> AnyScreen:
         """The input screen."""
         section = self.config.screen
         return open_screen(
@@ -54,6 +54,8 @@ class Job:
             cytosol=section.cytosol or None,
             nucleus=section.nucleus or None,
             mask=section.mask or None,
+            time=section.time,
+            z=section.z,
             pixel_size_um=section.pixel_size_um or None,
             intensity_scaling=section.intensity_scaling,
             proteins=section.proteins or None,
@@ -63,13 +65,28 @@ class Job:
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
         """The background settings, in the order of the config."""
-        return tuple(get_setting(name) for name in self.config.settings)
+        found = (get_setting(name) for name in self.config.settings)
+        if self.config.screen.intensity_scaling == "none":
+            found = (replace(setting, scale=False) for setting in found)
+        return tuple(found)
 
     @cached_property
     def channels(self) -> tuple[str, ...]:
         """Roles of the channels that the crops have."""
         section = self.config.screen
         return tuple(role for role in CHANNEL_ROLES if getattr(section, role))
+
+    @cached_property
+    def pixel_size_um(self) -> float:
+        """Size of a pixel: what the config says, else what the plates say; 0: not known."""
+        if self.config.screen.pixel_size_um or self.screen.kind == "crops":
+            return self.config.screen.pixel_size_um
+        sizes = {round(layout.pixel_size_um, 6) for layout in self.screen.layouts.values()}
+        if len(sizes) > 1:
+            shown = ", ".join(f"{size:g}" for size in sorted(sizes))
+            msg = f"plates of several pixel sizes ({shown} um): run them apart"
+            raise InputError(msg)
+        return sizes.pop()
 
     @cached_property
     def plates(self) -> tuple[str, ...]:
@@ -100,11 +117,72 @@ class Job:
         """Return the cell table of a plate."""
         node = f"plates/{plate}/cells"
         column = {n: self.store.read(f"{node}/{n}") for n in ("id", "protein", "field", "reason")}
-        protein = column["protein"].astype(np.int64)
-        cells = Cells(column["id"], protein, column["field"].astype(np.int64), self.labels[protein])
+        protein, field = column["protein"].astype(np.int64), column["field"].astype(np.int64)
+        cells = Cells(column["id"], protein, field, self.labels_of(protein))
         names = self.store.array(f"{node}/field").attrs["names"]
-        here = self.in_fields(names, self.config.evaluation.fields, "evaluation.fields")
-        return PlateCells(plate, cells, column["reason"] == Reason.OK, here[cells.field])
+        here = self.in_fields(names, self.config.evaluation.fields)
+        usable = (column["reason"] == Reason.OK) & (protein >= 0)
+        return PlateCells(plate, cells, usable, here[field])
+
+    def labels_of(self, protein: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return the classes of each cell's protein; of none (-1) no class."""
+        return self.labels[protein] & (protein >= 0)[:, None]
+
+    @cached_property
+    def everyone(self) -> "PlateCells":
+        """The cells of all plates, one plate after the other; so are their field codes."""
+        self.in_fields(self.field_names, self.config.evaluation.fields, "evaluation.fields")
+        tables = [self.cells(plate) for plate in self.plates]
+        counts = [self.field_count(plate) for plate in self.plates]
+        starts = np.cumsum([0, *counts])
+        cells = Cells(
+            np.concatenate([t.cells.ids for t in tables]),
+            np.concatenate([t.cells.protein for t in tables]),
+            np.concatenate([t.cells.field + s for t, s in zip(tables, starts[:-1], strict=True)]),
+            np.concatenate([t.cells.labels for t in tables]),
+        )
+        usable, evaluated = (
+            np.concatenate([getattr(t, name) for t in tables]) for name in ("usable", "evaluated")
+        )
+        return PlateCells("", cells, usable, evaluated)
+
+    def field_count(self, plate: str) -> int:
+        """Return how many fields a plate has."""
+        return len(self.store.array(f"plates/{plate}/cells/field").attrs["names"])
+
+    @cached_property
+    def field_names(self) -> list[str]:
+        """Full names of the fields of all plates: plate/well/field."""
+        names = (self.store.array(f"plates/{p}/cells/field").attrs["names"] for p in self.plates)
+        return [name for own in names for name in own]
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether cell-free windows were found in fields; crops screens have none."""
+        return self.store.has(f"plates/{self.plates[0]}/windows")
+
+    def parts(self, rows: Ints, sized_by: str = "cells/id") -> list[tuple[str, Ints, Ints]]:
+        """Return, by plate, which of these rows of all plates it holds, and its own numbers.
+
+        `sized_by` names the array whose length is a plate's number of rows.
+        """
+        sizes = [self.store.array(f"plates/{p}/{sized_by}").shape[0] for p in self.plates]
+        starts = np.cumsum([0, *sizes])
+        owner = np.searchsorted(starts, rows, "right") - 1
+        found = []
+        for i, plate in enumerate(self.plates):
+            here = np.flatnonzero(owner == i)
+            if len(here):
+                found.append((plate, here, rows[here] - starts[i]))
+        return found
+
+    def read_rows(self, name: str, rows: Ints, *, sized_by: str = "cells/id") -> npt.NDArray[Any]:
+        """Return rows of all plates of an array that each has, such as "crops/image"."""
+        like = self.store.array(f"plates/{self.plates[0]}/{name}")
+        out = np.empty((len(rows), *like.shape[1:]), like.dtype)
+        for plate, here, own in self.parts(rows, sized_by):
+            out[here] = self.store.read_rows(f"plates/{plate}/{name}", own)
+        return out
 
     @lru_cache(maxsize=3)  # noqa: B019
     def bank(self, node: str) -> "Bank":
@@ -115,17 +193,19 @@ class Job:
         return Bank(read_pool(self.store, node), ids, image, mask, bounds)
 
     @staticmethod
-    def in_fields(names: Sequence[str], wanted: Sequence[str], key: str) -> npt.NDArray[np.bool_]:
+    def in_fields(
+        names: Sequence[str], wanted: Sequence[str], key: str = ""
+    ) -> npt.NDArray[np.bool_]:
         """Return which fields (plate/well/field) are among the wanted ones; none means all.
 
         Raises
         ------
         InputError
-            A wanted field is nowhere on the screen.
+            A wanted field is nowhere among them, and `key` says where it was asked for.
         """
         labels = [name.rsplit("/", 1)[-1] for name in names]
         for field in wanted:
-            if field not in labels:
+            if key and field not in labels:
                 there = ", ".join(sorted(set(labels))[:8])
                 msg = f"{key}: no field {field!r} on the screen; there are {there}"
                 raise InputError(msg)
@@ -186,6 +266,11 @@ class Bank:
     def packed(self) -> npt.NDArray[np.uint8]:
         """Their own centre cells, as bits: (localization, slot, byte), uint8."""
         return pack(self.mask)
+
+    @cached_property
+    def packed_with_rim(self) -> npt.NDArray[np.uint8]:
+        """The same with the rim that their blur lights."""
+        return pack(self.mask, rim_px=RIM_PX)
 
 
 def read_pool(store: Store, node: str) -> Pool:

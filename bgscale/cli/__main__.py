@@ -1,0 +1,5 @@
+"""``python -m bgscale.cli``."""
+
+from bgscale.cli import main
+
+main()

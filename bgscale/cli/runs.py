@@ -1,0 +1,139 @@
+"""Commands that run: plan, run, train, and how far it is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bgscale.cli.root import RUN_TOML, STORE, cluster, finish, main, tell
+
+if TYPE_CHECKING:
+    from bgscale.config import RunConfig
+    from bgscale.run import Run
+
+FIRST_LOOK_POOL = 2
+"""Smallest donor pool that is enough for a run with --limit or --proteins."""
+
+
+def _load(run_toml: Path, limit: int = 0, proteins: str = "") -> "RunConfig":
+    from bgscale.config import RunConfig
+
+    config = RunConfig.from_toml(run_toml)
+    changed: dict[str, Any] = {}
+    if limit:
+        changed["limit"] = limit
+    if proteins:
+        changed["proteins"] = tuple(p.strip() for p in proteins.split(",") if p.strip())
+    screen = config.screen.model_copy(update=changed)
+    if not changed:
+        return config
+    # few cells must do for a look
+    floor = min(config.donors.min_pool, FIRST_LOOK_POOL)
+    donors = config.donors.model_copy(update={"min_pool": floor})
+    return config.model_copy(update={"screen": screen, "donors": donors})
+
+
+def _first_look(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--proteins", default="", metavar="A,B", help="Only these proteins, for a first look."
+        ),
+        click.option(
+            "--limit",
+            default=0,
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="At most N cells, spread over the proteins, for a first look.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("run_toml", type=RUN_TOML)
+@_first_look
+def plan(run_toml: Path, limit: int, proteins: str) -> None:
+    """Say what a run would do; computes nothing."""
+    from bgscale.run import Run
+
+    run = Run.from_config(_load(run_toml, limit, proteins))
+    click.echo(run.describe_plan())
+
+
+@main.command()
+@click.argument("run_toml", type=RUN_TOML)
+@cluster("serial")
+@click.option("--redo", is_flag=True, help="Replace what another config has made in the store.")
+@_first_look
+def run(run_toml: Path, cluster: str, redo: bool, limit: int, proteins: str) -> None:  # noqa: FBT001
+    """Do everything that is missing in a run.
+
+    Stopped by Ctrl-C, a full disk or a crash, a second `bgscale run` goes on where it was. A store
+    that another config has made is refused, unless --redo is given.
+    """
+    from bgscale.run import Run
+
+    _execute(Run.from_config(_load(run_toml, limit, proteins)), cluster, redo=redo)
+
+
+def _execute(run: "Run", cluster: str, *, redo: bool = False) -> None:
+    from bgscale.distribute.cluster import connect
+    from bgscale.progress import Narrator
+
+    for notice in run.notices():
+        tell(notice)
+    run.check(redo=redo)
+    with connect(cluster) as client, Narrator.of_store(run.config.store) as narrator:
+        outcome = run.execute(client, redo=redo, listener=narrator)
+    tell(f"done: {outcome.store}; `bgscale table {outcome.store}` prints the table")
+    finish(outcome)
+
+
+@main.command()
+@click.argument("store", type=STORE)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(store: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Say how far the run of a store is, also while it runs."""
+    from bgscale.run import status as of
+
+    values = of(store)
+    if as_json:
+        click.echo(json.dumps(values, indent=2))
+        return
+    for name, stage in values["stages"].items():
+        state = "done" if stage["done"] == stage["units"] else "to do"
+        units = "?" if stage["units"] is None else stage["units"]
+        click.echo(f"{name:<32} {stage['done']:>6} of {units:>6} units  {state}")
+
+
+@main.command()
+@click.argument("run_toml", type=RUN_TOML)
+@cluster("serial")
+@click.option("--restart", is_flag=True, help="Forget the checkpoint of an earlier training.")
+@click.option("--redo", is_flag=True, help="Replace what another config has made in the store.")
+@_first_look
+def train(
+    run_toml: Path,
+    cluster: str,
+    restart: bool,  # noqa: FBT001
+    redo: bool,  # noqa: FBT001
+    limit: int,
+    proteins: str,
+) -> None:
+    """Fit an embedding model on the screen's own cells.
+
+    The task is PIFiA's: which protein does a crop show? Fields are kept apart: none is both in the
+    training and in the validation. Writes the file that `models.NAME.weights` names; stopped, it
+    goes on from its last epoch.
+    """
+    from bgscale.distribute.cluster import connect
+    from bgscale.progress import Narrator
+    from bgscale.run import train_model
+
+    config = _load(run_toml, limit, proteins)
+    with connect(cluster) as client, Narrator.of_store(config.store) as narrator:
+        result = train_model(config, client, listener=narrator, restart=restart, redo=redo)
+    tell(f"{result}; `bgscale run {run_toml}` uses it")
