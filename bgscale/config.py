@@ -103,6 +103,12 @@ class CellSection(Section):
     crop_size_px: int = Field(
         default=64, ge=16, le=512, multiple_of=2, description="side of a crop"
     )
+    border_px: int = Field(
+        default=1,
+        ge=0,
+        description="cells nearer than this to the border of their field are set aside: 1, those "
+        "that it cuts; 0, none",
+    )
     windows_per_field: int = Field(
         default=8, ge=0, le=64, description="cell-free windows of a field, at most"
     )

@@ -298,7 +298,8 @@ def _add_plates(job: Job, screen: PlateScreen, named: Named, add: Add) -> list[s
                 screen=screen.identity(plate),
                 proteins=screen.field_proteins(plate).tolist(),
                 seed=config.seed,
-                crop=[section.crop_size_px, section.windows_per_field, section.margin_px],
+                crop=[section.crop_size_px, section.border_px],
+                windows=[section.windows_per_field, section.margin_px],
                 **how,
             )
         )

@@ -76,20 +76,39 @@ def _open_any(path: str, pattern: str) -> AnyScreen:
     """Open a screen of which only the naming pattern is known, if that."""
     plates = holds_plates(path)
     channels = plate_channels(path) if plates else channel_names(path, pattern or None)
-    chosen: dict[str, Any] = {
-        role: next((c for c in channels if c.lower() in known), None)
-        for role, known in _USUAL.items()
-    }
+    chosen = _roles_of(channels)
     if plates and not chosen["protein"]:
         # a plate may say nothing of its channels: they have numbers
-        chosen = {**dict.fromkeys(_USUAL), **dict(zip(_BY_NUMBER, "012"[: len(channels)], strict=False))}
+        numbers = map(str, range(len(channels)))
+        chosen = dict.fromkeys(_USUAL) | dict(zip(_BY_NUMBER, numbers, strict=False))
     if not chosen["protein"]:
         msg = (
             f"{path}: cannot tell which of the channels {', '.join(channels)} is which: run "
             "`bgscale init` without SCREEN and fill in run.toml"
         )
         raise InputError(msg)
-    return open_screen(path, pattern=pattern or None, class_column="protein", **chosen)
+    if plates:
+        chosen["mask"] = None
+    return open_screen(path, pattern=pattern or None, class_column="protein", **chosen)  # type: ignore[arg-type]
+
+
+_USUAL = {
+    "mask": ("mask",),
+    "nucleus": ("nuc", "dapi", "bfp", "hoechst", "ch2"),
+    "cytosol": ("cyto", "rfp", "tdtomato", "mcherry", "ch3"),
+    "protein": ("gfp", "protein", "neongreen", "yfp", "ch1"),
+}
+"""What channels are usually called, or begin or end with."""
+_BY_NUMBER, numbers, strict=False))
+    if not chosen["protein"]:
+        msg = (
+            f"{path}: cannot tell which of the channels {', '.join(channels)} is which: run "
+            "`bgscale init` without SCREEN and fill in run.toml"
+        )
+        raise InputError(msg)
+    if plates:
+        chosen["mask"] = None
+    return open_screen(path, pattern=pattern or None, class_column="protein", **chosen)  # type: ignore[arg-type]
 
 
 _USUAL = {
@@ -156,6 +175,16 @@ def _of_plates(screen: PlateScreen, facts: dict[str, Any]) -> list[str]:
     facts["found_wrong"] = texts
     more = f"  ... and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
     return [*lines, *(f"  {text}" for text in texts[:SHOWN]), *([more] if more else [])]
+
+
+def _roles_of(channels: list[str]) -> dict[str, str | None]:
+    """Guess which channel has which role; none has two."""
+    chosen: dict[str, str | None] = dict.fromkeys(_USUAL)
+    for role, usual in _USUAL.items():
+        left = [c for c in channels if c and c not in chosen.values()]
+        fits = (c for name in usual for c in left if name in c.lower())
+        chosen[role] = next(fits, None)
+    return chosen
 
 
 def _looked_at(reason: npt.NDArray[Any], what: str, facts: dict[str, Any]) -> list[str]:

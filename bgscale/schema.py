@@ -50,7 +50,7 @@ class Reason(IntEnum):
             Reason.MISSING_CHANNEL: "a channel is missing",
             Reason.LABELS: "label image is missing or does not fit the field",
             Reason.TOO_LARGE: "image or chunk is larger than allowed",
-            Reason.CUT_BY_BORDER: "the cell reaches the border of its field",
+            Reason.CUT_BY_BORDER: "the border of the field cuts the cell, or is too near",
             Reason.DEBRIS: "too bright or of odd shape: dead cell or debris",
         }[self]
 

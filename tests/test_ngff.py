@@ -277,3 +277,22 @@ def test_channels_are_found_by_name_case_and_index(tmp_path: Path) -> None:
             plate.channel_indices(ref, [name])
         assert said in str(caught.value)
         assert caught.value.reason == Reason.MISSING_CHANNEL
+
+
+def test_two_plates_of_one_name_are_refused(written: Path) -> None:
+    other = written.parent / "again/W.zarr"
+    shutil.copytree(written, other)
+    with pytest.raises(InputError, match="two plates are called 'W'"):
+        find_plates([written, other])
+
+
+def test_times_and_planes_that_are_not_there_are_said(written: Path) -> None:
+    opened = open_plate(written)
+    for how in ({"time": 1}, {"z": 2}, {"z": -1}):
+        with pytest.raises(FieldError, match="there are 1, from 0") as caught:
+            opened.read(opened.fields[0], channels=[0], **how)
+        assert caught.value.reason == Reason.WRONG_SHAPE
+    with pytest.raises(InputError, match="z is 'sum'; expected one of max, mean, middle"):
+        opened.read(opened.fields[0], channels=[0], z="sum")
+    with pytest.raises(FieldError, match="did you mean 'cells'"):
+        opened.read_labels(opened.fields[0], "cell", shape=(75, 51))

@@ -144,7 +144,7 @@ def test_making_a_plate_twice_is_fine_and_another_is_not(written: Path) -> None:
         with pytest.raises(InputError, match="choose another folder"):
             create_plate(written, name="W", fields=fields)
     with pytest.raises(InputError, match="is no plate: choose another folder"):
-        create_plate(written / "A/01/0/0", name="W", fields={"A01": ["0"]})
+        create_plate(written / "A/01/0/0/c", name="W", fields={"A01": ["0"]})
 
 
 def field(path: Path, name: str = "0", size_um: float = 1, channels: str = "ab") -> None:

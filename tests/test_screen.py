@@ -199,7 +199,7 @@ def test_crops_come_in_natural_order_however_they_are_listed(tmp_path: Path) -> 
     # a zip lists its files in the order they were put in, here backwards
     other = opened(zipped(tmp_path / "a", tmp_path / "a.zip"))
     assert other.items.equals(screen.items)
-    assert other.field_names == screen.field_names()
+    assert other.field_names() == screen.field_names()
     assert other.field_codes.tolist() == screen.field_codes.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert screen.protein_codes.tolist() == [0] * 4 + [1] * 4
 
@@ -477,7 +477,9 @@ def test_a_plate_map_must_fit_the_screen(tmp_path: Path) -> None:
 
 
 def test_an_unknown_scaling_is_an_error(tmp_path: Path) -> None:
-    assert "expected 'plate', 'field' or 'none'" in message(make(tmp_path), intensity_scaling="well")
+    assert "expected 'plate', 'field' or 'none'" in message(
+        make(tmp_path), intensity_scaling="well"
+    )
 
 
 def test_the_template_of_the_plate_map_has_a_row_per_protein(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """Commands about screens: look at one, import one, map its wells, begin a run of it."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
 
 from bgscale.cli.root import FOLDER, RUN_TOML, TABLE, cluster, finish, main, tell
+from bgscale.errors import EXIT_SOME_FAILED, InputError
+
+FAILURES_SHOWN = 20
 
 
 @main.command()
@@ -62,13 +66,94 @@ def init(screen: str | None, output: Path, pattern: str, force: bool) -> None:  
 def info(screen: str, pattern: str, as_json: bool) -> None:  # noqa: FBT001
     """Say what a screen holds, and whether it is sound.
 
-    SCREEN is OME-Zarr plates (one, a glob, a folder of them, or s3://...), a folder or zip of crops,
-    or a run.toml, whose screen is then described with its plate map.
+    SCREEN is OME-Zarr plates (one, a glob, a folder of them, or s3://...), a folder or zip of
+    crops, or a run.toml, whose screen is then described with its plate map.
     """
     from bgscale.scaffold import describe
 
     values, text = describe(screen, pattern=pattern)
     click.echo(json.dumps(values, indent=2) if as_json else text)
+
+
+@main.command(name="import")
+@click.argument("kind", type=click.Choice(["phenix", "imagexpress", "ometiff", "template"]))
+@click.argument("folder", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--dry-run", is_flag=True, help="Print what was understood; write nothing.")
+@click.option(
+    "--pattern",
+    help="template: how files are named, as '{plate}/r{row}c{column}f{field}-ch{channel}.tiff'.",
+)
+@click.option(
+    "--channel", "channels", multiple=True, metavar="ID=NAME", help="Name a channel, as 1=GFP."
+)
+@click.option(
+    "--pixel-size", type=click.FloatRange(min=0, min_open=True), help="Micrometres a pixel."
+)
+@click.option(
+    "--z", default="max", show_default=True, help="Projection over z, or a plane's number."
+)
+@click.option("--time", default=0, type=click.IntRange(min=0), help="Which time point.")
+@click.option("--plate", help="Name of the plate, where the folder holds one.")
+@cluster("serial")
+def import_(
+    kind: str,
+    folder: Path,
+    out: Path,
+    dry_run: bool,  # noqa: FBT001
+    pattern: str | None,
+    channels: tuple[str, ...],
+    pixel_size: float | None,
+    z: str,
+    time: int,
+    plate: str | None,
+    cluster: str,
+) -> None:
+    """Import the folders a microscope wrote into OME-Zarr plates.
+
+    \b
+    phenix       Opera Phenix and Operetta, with or without Index.idx.xml
+    imagexpress  ImageXpress, MetaXpress
+    ometiff      OME-TIFF with plate metadata
+    template     anything else, with --pattern
+
+    OUT gets PLATE.zarr for each plate (one that ends in .zarr is the only plate). FOLDER is only
+    read. Stopped, a second import goes on; a file that cannot be read fails its field alone.
+    """  # noqa: D301  click needs the backspace character
+    from bgscale.distribute.cluster import connect
+    from bgscale.importers import describe, plan_import, run_import
+    from bgscale.progress import Narrator
+
+    plan = plan_import(
+        kind,
+        folder,
+        pattern=pattern,
+        channels=dict(_pair(text) for text in channels),
+        pixel_size_um=pixel_size,
+        z=int(z) if z.isdecimal() else z,
+        time=time,
+        plate=plate,
+    )
+    if dry_run:
+        click.echo(describe(plan))
+        return
+    tell(describe(plan))
+    with connect(cluster) as client, Narrator.of_store(str(out)) as narrator:
+        outcome = run_import(plan, out, client=client, listener=narrator)
+    tell(f"{outcome.written} fields written, {outcome.already} were there: {out}")
+    for name, text in outcome.failed[:FAILURES_SHOWN]:
+        tell(f"  {name}: {text}")
+    if outcome.failed:
+        tell(f"{len(outcome.failed)} fields could not be imported")
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, name = text.partition("=")
+    if not (key and equals and name):
+        msg = f"--channel {text!r}: expected ID=NAME, such as 1=GFP"
+        raise InputError(msg)
+    return key, name
 
 
 @main.command(name="map")

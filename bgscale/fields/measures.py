@@ -82,7 +82,8 @@ def _eccentricity(mean: Any, y: npt.NDArray[Any], x: npt.NDArray[Any]) -> npt.ND
     # a pixel has an extent of its own: 1/12 in each direction
     yy, xx, xy = mean(y * y) + 1 / 12, mean(x * x) + 1 / 12, mean(x * y)
     middle, apart = (yy + xx) / 2, np.hypot((yy - xx) / 2, xy)
-    return np.sqrt(np.maximum(1 - (middle - apart) / (middle + apart), 0))
+    square = np.maximum(1 - (middle - apart) / (middle + apart), 0)
+    return np.asarray(np.sqrt(square), np.float64)
 
 
 def _solidity(
@@ -151,9 +152,7 @@ def debris(measures: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.bool_]:
     return np.asarray(odd | bright | large)
 
 
-def quality(
-    image: npt.NDArray[Any], labels: Labels, channels: Sequence[str]
-) -> dict[str, float]:
+def quality(image: npt.NDArray[Any], labels: Labels, channels: Sequence[str]) -> dict[str, float]:
     """Measure a field as an image.
 
     Parameters
@@ -166,8 +165,8 @@ def quality(
     Returns
     -------
     dict of str to float
-        By role: ``focus_<role>``, the standard deviation of the Laplacian (after a Gaussian of 1 px)
-        over cells and their rims, divided by the cells' mean above the medium, NaN without cells;
+        By role: ``focus_<role>``, the standard deviation of the Laplacian (after a Gaussian of
+        1 px) over cells and their rims, over the cells' mean above the medium, NaN without cells;
         ``saturated_<role>``, the share of pixels at the largest value, where at least two are at
         the dtype's end; ``medium_<role>``, the median of the medium.
 

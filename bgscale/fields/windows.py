@@ -77,9 +77,7 @@ def windows_of(
     return crops, masks
 
 
-def medium_levels(
-    image: npt.NDArray[np.generic], labels: Labels
-) -> npt.NDArray[np.generic]:
+def medium_levels(image: npt.NDArray[np.generic], labels: Labels) -> npt.NDArray[np.generic]:
     """Return the median of each channel's medium, of all pixels where there is none: (channel,)."""
     medium = labels == 0
     pixels = image[:, medium] if medium.any() else image.reshape(len(image), -1)

@@ -202,11 +202,13 @@ class PlateScreen:
         wells = len({(r.plate, r.well) for refs in self.fields.values() for r in refs})
         fields = sum(map(len, self.fields.values()))
         layout = self.layouts[self.plates[0]]
-        return (
-            f"{len(self.plates)} plates, {wells} wells, {fields} fields of "
-            f"{layout.shape[0]}x{layout.shape[1]} {layout.dtype}, {len(self.proteins)} proteins, "
-            f"channels {', '.join(self.channels)}"
-        )
+        counts = {
+            "plate": len(self.plates), "well": wells, "field": fields,
+            "protein": len(self.proteins),
+        }  # fmt: skip
+        said = ", ".join(f"{n} {what}{'s' * (n != 1)}" for what, n in counts.items())
+        size = f"{layout.shape[0]}x{layout.shape[1]} {layout.dtype}"
+        return f"{said}, fields of {size}, channels {', '.join(self.channels)}"
 
     def facts(self) -> dict[str, Any]:
         """Return what the screen holds, as plain JSON types."""
@@ -230,12 +232,14 @@ class PlateScreen:
 
 
 def _wells_of(handles: dict[str, Plate]) -> list[tuple[str, str]]:
-    """Return (plate, well) of every well that has fields."""
+    """Return (plate, well) of every well that the metadata name, also of those that are missing."""
     return [
         (name, well)
         for name, handle in handles.items()
-        for well in dict.fromkeys(ref.well for ref in handle.fields)
-    ]
+        for well in dict.fromkeys([
+            *(ref.well for ref in handle.fields), *(p.well for p in handle.problems if p.well)
+        ])
+    ]  # fmt: skip
 
 
 def open_plates(path: str, opened_with: dict[str, Any]) -> PlateScreen:

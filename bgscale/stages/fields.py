@@ -175,7 +175,8 @@ def segment(job: Job, unit: Unit) -> Done:
         label[i] = labels
         measures = fields.measure(labels, image, channels=job.channels, crop_size_px=size)
         count = len(measures["label"])
-        reason = np.where(measures["border_distance"] == 0, Reason.CUT_BY_BORDER, Reason.OK)
+        at_border = measures["border_distance"] < section.border_px
+        reason = np.where(at_border, Reason.CUT_BY_BORDER, Reason.OK)
         reason = np.where(fields.debris(measures), Reason.DEBRIS, reason)
         table = {"reason": reason, **measures, "number": measures["label"]}
         for c, column in enumerate(found_names):
