@@ -99,25 +99,6 @@ _USUAL = {
     "protein": ("gfp", "protein", "neongreen", "yfp", "ch1"),
 }
 """What channels are usually called, or begin or end with."""
-_BY_NUMBER, numbers, strict=False))
-    if not chosen["protein"]:
-        msg = (
-            f"{path}: cannot tell which of the channels {', '.join(channels)} is which: run "
-            "`bgscale init` without SCREEN and fill in run.toml"
-        )
-        raise InputError(msg)
-    if plates:
-        chosen["mask"] = None
-    return open_screen(path, pattern=pattern or None, class_column="protein", **chosen)  # type: ignore[arg-type]
-
-
-_USUAL = {
-    "protein": ("gfp", "egfp", "protein", "mneongreen", "ch1"),
-    "cytosol": ("rfp", "cytosol", "cytoplasm", "tdtomato", "mcherry", "ch3"),
-    "nucleus": ("nuc", "nucleus", "nuclei", "dapi", "bfp", "ch2"),
-    "mask": ("mask",),
-}
-"""What the known data sets call their channels."""
 _BY_NUMBER = ("protein", "cytosol", "nucleus")
 
 
