@@ -201,7 +201,7 @@ def _add_model(
             partial(_cells, plate=plate),
             partial(_shard, plate=plate),
         )
-    grid = named("grid", name, [bank], **payload)
+    grid = named("grid", name, [bank], folds=config.classification.folds, **payload)
     add(
         grid,
         (f"grid/{name}",),

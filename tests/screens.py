@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bgscale.config import RunConfig
-from bgscale.simulate import ScreenSpec, write_crops
+from bgscale.simulate import ScreenSpec, write_crops, write_plates
 
 LOCALIZATIONS = ("cell periphery", "cytoplasm", "nucleus", "vacuolar membrane")
 
@@ -45,3 +45,30 @@ def config_of(screen: Path, folder: Path, /, **changes: Any) -> RunConfig:
         "proportions": {"folds": 3, "replicates": 2},
     }
     return RunConfig.from_dict({**values, **changes})
+
+
+PLATES = {
+    "localizations": ("cytoplasm", "nucleus", "mitochondrion"),
+    "proteins_per_localization": 2,
+    "mixed_proteins": 2,
+    "fields_per_protein": 2,
+    "cells_per_field": 22,
+    "field_size_px": 288,
+    "plates": 2,
+}
+
+
+def write_plate_screen(folder: Path, **changes: Any) -> Path:
+    """Write a small screen of two plates; return its folder."""
+    return write_plates(ScreenSpec(**{**PLATES, **changes}), folder)
+
+
+def plates_config(screen: Path, folder: Path, /, **changes: Any) -> RunConfig:
+    """Return a quick config for a screen of `write_plate_screen`."""
+    section = {
+        "path": str(screen / "plates"),
+        "plate_map": str(screen / "platemap.csv"),
+        "nucleus": "nuc",
+    }
+    section |= changes.pop("screen", {})
+    return config_of(screen, folder, screen=section, **changes)

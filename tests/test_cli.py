@@ -15,7 +15,9 @@ from screens import config_of, screen_section, write_screen
 from bgscale.cli import main
 from bgscale.config import RunConfig, template
 
-COMMANDS = ["demo", "init", "info", "plan", "run", "status", "train", "table"]
+COMMANDS = [
+    "demo", "init", "info", "import", "map", "plan", "run", "status", "train", "table", "quality",
+]  # fmt: skip
 
 
 def call(*arguments: object) -> Result:
@@ -139,7 +141,7 @@ def test_bad_crops_are_counted_and_the_run_ends_with_3(tmp_path: Path) -> None:
     ran = call("run", toml(tmp_path, config))
     assert ran.exit_code == 3, ran.stderr
     assert "3 of" in ran.stderr
-    assert "2 file is damaged or is not a TIFF" in ran.stderr
+    assert "2 file or chunk is damaged, or is not a TIFF" in ran.stderr
     assert "1 no cell at the centre" in ran.stderr
     # told again, not forgotten
     assert call("run", toml(tmp_path, config)).exit_code == 3

@@ -23,7 +23,13 @@ def cells_of(proteins: list[int], fields: list[int]) -> Cells:
 
 
 def deal(
-    setting: Setting, cells: Cells, pool: Pool, *, localization: int = 0, seed: int = 0
+    setting: Setting,
+    cells: Cells,
+    pool: Pool,
+    *,
+    localization: int = 0,
+    seed: int = 0,
+    folds: int = 1,
 ) -> Donors:
     """Deal where no donor's centre cell is covered better than another's."""
     return deal_donors(
@@ -32,6 +38,7 @@ def deal(
         pool,
         localization=localization,
         seed=seed,
+        folds=folds,
         covered=True,
         own_bits=np.zeros((len(cells), 1), np.uint8),
         donor_bits=np.zeros((pool.protein.shape[1], 1), np.uint8),
@@ -83,6 +90,20 @@ def test_the_seed_and_the_class_change_the_deal() -> None:
     assert len(deals) == 4
 
 
+def test_a_donor_is_dealt_to_cells_of_one_fold_only() -> None:
+    pool = pool_of([1] * 30 + [2] * 30, [0] * 60)
+    fold_of: dict[int, set[int]] = {}
+    for protein in (7, 8):
+        asking = cells_of([protein] * 50, [0] * 50)
+        dealt = deal(get_setting("different"), asking, pool, folds=5)
+        assert len(set(dealt.slot.tolist())) == 50
+        for i, slot in enumerate(dealt.slot.tolist()):
+            fold_of.setdefault(slot, set()).add(i // 10)
+    assert max(map(len, fold_of.values())) == 1
+    few = pool_of([1, 2], [0, 0])
+    assert (deal(get_setting("same"), cells_of([1] * 9, [0] * 9), few, folds=5).slot == 1).all()
+
+
 def test_the_deal_leaves_the_fewest_pixels_of_donors_visible() -> None:
     rng = np.random.default_rng(0)
     own, donors = (rng.random((n, 8, 8)) < rng.random((n, 1, 1)) for n in (6, 9))
@@ -91,7 +112,7 @@ def test_the_deal_leaves_the_fewest_pixels_of_donors_visible() -> None:
 
     def visible(covered: bool, seed: int = 0) -> int:
         dealt = deal_donors(
-            get_setting("same"), asking, pool, localization=0, seed=seed, covered=covered,
+            get_setting("same"), asking, pool, localization=0, seed=seed, folds=1, covered=covered,
             own_bits=pack(own.astype(np.uint8)), donor_bits=pack(donors.astype(np.uint8)),
         )  # fmt: skip
         assert len(set(dealt.slot.tolist())) == 6

@@ -1,6 +1,7 @@
 """Windows of a field: around each cell, and where there is none."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,14 +31,14 @@ def corners_of(
 
 
 def windows_of(
-    image: npt.NDArray[np.generic],
+    image: npt.NDArray[Any],
     labels: Labels,
     y: npt.NDArray[np.float64],
     x: npt.NDArray[np.float64],
     number: npt.NDArray[np.int64],
     *,
     size_px: int,
-) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.uint8]]:
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
     """Cut the window of each cell out of its field, pixel for pixel.
 
     Parameters
@@ -77,7 +78,7 @@ def windows_of(
     return crops, masks
 
 
-def medium_levels(image: npt.NDArray[np.generic], labels: Labels) -> npt.NDArray[np.generic]:
+def medium_levels(image: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:
     """Return the median of each channel's medium, of all pixels where there is none: (channel,)."""
     medium = labels == 0
     pixels = image[:, medium] if medium.any() else image.reshape(len(image), -1)

@@ -233,17 +233,20 @@ def deal_donors(
     *,
     localization: int,
     seed: int,
+    folds: int,
     covered: bool,
     own_bits: Bits,
     donor_bits: Bits,
 ) -> Donors:
     """Deal donors of one class to the cells of experiment 1, no donor twice as far as they reach.
 
-    The folds of experiment 1 must not share backgrounds: where a donor stands with cells of one
-    class only, as under `same`, a classifier knows the class of a held-out crop by its donor. So
-    donors are dealt, not drawn. And what stays visible of a donor's own centre cell tells its class
-    too: of all ways to deal, the one is taken that leaves the fewest such pixels, its blurred rim
-    included (a linear assignment of cells to the seeded deck).
+    The folds of experiment 1 must not share backgrounds: a classifier that has seen a background
+    with one class takes a held-out crop on it for that class. Under `same` that is right, and under
+    `different`, where both classes of a pair draw on the same donors, wrong. So donors are dealt,
+    not drawn, and each donor to cells of one fold only, whatever their class. And what stays
+    visible of a donor's own centre cell tells its class too: of all ways to deal, the one is taken
+    that leaves the fewest such pixels, its blurred rim included (a linear assignment of cells to
+    the seeded deck).
 
     Parameters
     ----------
@@ -255,6 +258,8 @@ def deal_donors(
     localization : int
         Class of the donors.
     seed : int
+    folds : int
+        Of the cross-validation: successive parts of the cells, nearly equal.
     covered : bool
         False: dealt in the deck's order, whatever stays visible.
     own_bits : array (cell, byte), uint8
@@ -281,6 +286,9 @@ def deal_donors(
         for i in range(n):
             visible[i] = uncovered_bits(own_bits[i], donor_bits[deck])
     allowed = allowed[:, deck]
+    of_fold = allowed & ((np.arange(n) * folds // n)[:, None] == np.arange(size) % folds)
+    # a small pool may have nobody for a cell in its fold
+    allowed = np.where(of_fold.any(1)[:, None], of_fold, allowed)
     # dearer than any deal without a forbidden pair
     cost = np.where(allowed, visible, 1 + n * (1 + visible.max(initial=0)))
     slot = np.full(n, -1, np.int64)

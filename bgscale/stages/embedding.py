@@ -183,6 +183,7 @@ def deal(job: Job, setting: Setting, k: int, background: int) -> Donors | None:
         bank.pool,
         localization=background,
         seed=job.config.seed,
+        folds=job.config.classification.folds,
         covered=setting.source == "crop" and job.config.donors.candidates > 1,
         own_bits=centres.packed[k],
         donor_bits=bank.packed_with_rim[background],

@@ -1,0 +1,343 @@
+"""The whole flow from plates: exact windows, real background, failures marked, same bytes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from distributed import Client
+from screens import plates_config, write_plate_screen
+from test_run import Counter, assert_same_store
+
+from bgscale import ngff, open_results, open_screen
+from bgscale.cli import main
+from bgscale.config import template
+from bgscale.errors import InputError
+from bgscale.run import Run
+from bgscale.schema import Reason
+from bgscale.screen import PlateScreen
+
+MOST_PIXEL_READS = 2.5
+"""Of a field: once to segment it, once or twice to cut it (a shard may end within it)."""
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_plate_screen(tmp_path_factory.mktemp("plates") / "screen")
+
+
+@pytest.fixture(scope="module")
+def store(screen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = plates_config(screen, tmp_path_factory.mktemp("run"))
+    outcome = Run.from_config(config).execute()
+    assert outcome.is_complete
+    return Path(config.store)
+
+
+@pytest.fixture
+def copied(screen: Path, tmp_path: Path) -> Path:
+    """Copy the screen, to be damaged."""
+    return Path(shutil.copytree(screen, tmp_path / "screen"))
+
+
+def opened(folder: Path, **how: Any) -> PlateScreen:
+    how = {"plate_map": folder / "platemap.csv", "nucleus": "nuc"} | how
+    found = open_screen(folder / "plates", **how)
+    assert isinstance(found, PlateScreen)
+    return found
+
+
+def test_a_run_from_plates_gives_the_whole_result(store: Path, screen: Path) -> None:
+    tree = open_results(store)
+    assert tree.attrs["plates"] == ["P1", "P2"]
+    accuracy = tree["evaluation/tiny"]["accuracy"]
+    assert np.isfinite(accuracy.sel(setting="masked", background="own")).any()
+    proportions = tree["proportions/tiny"]["proportion"].sel(fit="fixed", setting="original")
+    assert sorted(proportions["protein"].values) == sorted(
+        pd.read_csv(screen / "platemap.csv")["protein"]
+    )
+    assert np.isfinite(proportions).all()
+
+
+def test_most_cells_are_those_that_were_planted(store: Path, screen: Path) -> None:
+    truth = pd.read_csv(screen / "truth" / "cells.csv", dtype={"field": str})
+    tree, near = open_results(store), 0
+    found = 0
+    for plate in ("P1", "P2"):
+        cells = tree[f"plates/{plate}/cells"].to_dataset().load()
+        names = np.array(cells["field"].attrs["names"])[cells["field"]]
+        for (well, field), planted in truth[truth["plate"] == plate].groupby(["well", "field"]):
+            here = names == f"{plate}/{well}/{field}"
+            apart = np.hypot(
+                cells["y"].to_numpy()[here][:, None] - planted["y"].to_numpy(),
+                cells["x"].to_numpy()[here][:, None] - planted["x"].to_numpy(),
+            )
+            near += int((apart.min(1) < 4).sum())
+            found += int(here.sum())
+    assert abs(found - len(truth)) < 0.1 * len(truth)
+    assert near > 0.9 * found
+
+
+def test_crops_are_exact_windows_of_their_fields(store: Path, screen: Path) -> None:
+    tree, fields = open_results(store), opened(screen)
+    cells = tree["plates/P2/cells"].to_dataset().load()
+    crops = tree["plates/P2/crops"].to_dataset().load()
+    labels = tree["plates/P2/labels"]["label"].to_numpy()
+    size = crops.sizes["y"]
+    seen_padding = False
+    for i in range(0, cells.sizes["cell"], 7):
+        f = int(cells["field"][i])
+        image = fields.read("P2", f)
+        top, left = (int(cells[axis][i]) - size // 2 for axis in "yx")
+        rows, columns = (np.arange(a, a + size) for a in (top, left))
+        within = np.ix_(
+            (rows >= 0) & (rows < image.shape[1]), (columns >= 0) & (columns < image.shape[2])
+        )
+        crop, mask = crops["image"][i].to_numpy(), crops["mask"][i].to_numpy()
+        window = (slice(max(top, 0), top + size), slice(max(left, 0), left + size))
+        assert (crop[:, *within] == image[:, *window]).all()
+        here = labels[f][window]
+        expected = np.where(here == int(cells["number"][i]), 1, 2 * (here > 0))
+        assert (mask[within] == expected).all()
+        outside = size * size - here.size
+        assert int(cells["padded_area"][i]) == outside
+        seen_padding |= outside > 0
+    assert seen_padding
+
+
+def test_windows_are_real_background(store: Path, screen: Path) -> None:
+    tree, fields = open_results(store), opened(screen)
+    windows = tree["plates/P1/windows"].to_dataset().load()
+    labels = tree["plates/P1/labels"]["label"].to_numpy()
+    size, margin = windows.sizes["y"], tree.attrs["config"]["cells"]["margin_px"]
+    present = np.flatnonzero(windows["present"])
+    assert len(present) > 20
+    for w in present:
+        f, top, left = (int(windows[name][w]) for name in ("field", "top", "left"))
+        image = fields.read("P1", f)[:, top : top + size, left : left + size]
+        assert (windows["image"][w] == image).all()
+        near = [slice(max(a - margin, 0), a + size + margin) for a in (top, left)]
+        assert not labels[f][tuple(near)].any()
+    bank = tree["windows"].to_dataset().load()
+    assert not bank["mask"].any()
+    kept = {crop.tobytes() for crop in windows["image"].to_numpy()[present]}
+    kept |= {crop.tobytes() for crop in tree["plates/P2/windows"]["image"].to_numpy()}
+    for k, count in enumerate(bank["size"].to_numpy()):
+        assert all(crop.tobytes() in kept for crop in bank["image"].to_numpy()[k, :count])
+
+
+def test_donors_come_from_all_plates_and_lie_within_their_fields(store: Path) -> None:
+    tree = open_results(store)
+    cells = {
+        int(i): (plate, int(pad))
+        for plate in ("P1", "P2")
+        for i, pad in zip(
+            tree[f"plates/{plate}/cells"]["id"].to_numpy(),
+            tree[f"plates/{plate}/cells"]["padded_area"].to_numpy(),
+            strict=True,
+        )
+    }
+    donors = tree["donors"]
+    ids = donors["id"].to_numpy()[donors["row"].to_numpy() >= 0].tolist()
+    assert {cells[i][0] for i in ids} == {"P1", "P2"}
+    assert all(cells[i][1] == 0 for i in ids)
+    centres = {int(i) for i in tree["centres"]["id"].to_numpy().ravel()}
+    assert any(cells[i][1] > 0 for i in centres)
+
+
+@pytest.mark.cluster
+def test_two_processes_give_the_same_bytes(
+    screen: Path, store: Path, tmp_path: Path, cluster: Client
+) -> None:
+    config = plates_config(screen, tmp_path)
+    Run.from_config(config).execute(cluster)
+    assert_same_store(store, Path(config.store))
+
+
+def test_each_field_is_read_twice_and_its_metadata_once(
+    screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: dict[str, int] = {}
+    plain = ngff.Plate.read
+
+    def counted(self: ngff.Plate, ref: ngff.FieldRef, **how: Any) -> Any:
+        reads[f"{ref.plate}/{ref.path}"] = reads.get(f"{ref.plate}/{ref.path}", 0) + 1
+        return plain(self, ref, **how)
+
+    monkeypatch.setattr(ngff.Plate, "read", counted)
+    config = plates_config(screen, tmp_path)
+    counter = Counter()
+    run = Run.from_config(config)
+    assert reads == {}
+    run.execute(until="cut", listener=counter)
+    fields = sum(len(refs) for refs in opened(screen).fields.values())
+    assert len(reads) == fields
+    assert sum(reads.values()) <= MOST_PIXEL_READS * fields
+    assert counter.done["segment"] == fields
+    assert counter.done["gather"] == 2
+    Run.from_config(config).execute(until="cut", listener=counter)
+    assert counter.done["segment"] == fields
+
+
+def test_label_images_of_the_plate_are_used_when_asked_for(screen: Path, tmp_path: Path) -> None:
+    config = plates_config(screen, tmp_path, cells={"labels": "truth", "border_px": 0})
+    outcome = Run.from_config(config).execute(until="cut")
+    truth = pd.read_csv(screen / "truth" / "cells.csv")
+    assert outcome.cells == len(truth)
+    assert outcome.set_aside.keys() <= {Reason.DEBRIS.text}
+    cells = open_results(config.store)["plates/P1/cells"].to_dataset().load()
+    expected = truth[truth["plate"] == "P1"]
+    assert sorted(cells["y"].to_numpy().round(6)) == sorted(expected["y"].round(6))
+
+
+def test_labels_are_written_as_a_plate_of_their_own(screen: Path, tmp_path: Path) -> None:
+    config = plates_config(screen, tmp_path, cells={"write_labels": True})
+    Run.from_config(config).execute(until="gather")
+    plate = ngff.open_plate(tmp_path / "results.labels" / "P1.zarr")
+    kept = open_results(config.store)["plates/P1/labels"]["label"].to_numpy()
+    for i, ref in enumerate(plate.fields):
+        labels = plate.read_labels(ref, "cells", shape=kept.shape[1:])
+        assert (labels == kept[i]).all()
+    assert "cells" not in opened(screen).handles["P1"].image(plate.fields[0]).labels
+
+
+def _lose_chunk(field: Path) -> None:
+    shutil.rmtree(field / "0" / "c")
+
+
+def _damage_chunk(field: Path) -> None:
+    chunk = next(p for p in (field / "0" / "c").rglob("*") if p.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[100:200] = b"\xff" * 100
+    chunk.write_bytes(bytes(data))
+
+
+def _other_shape(field: Path) -> None:
+    plate, well, name = field.parents[2], field.parts[-3] + field.parts[-2], field.name
+    image = np.arange(3 * 99 * 99, dtype=np.uint16).reshape(3, 99, 99)
+    ngff.write_field(plate, well, name, image, channels=["gfp", "rfp", "nuc"], pixel_size_um=0.17)
+
+
+def _other_channel(field: Path) -> None:
+    meta = json.loads((field / "zarr.json").read_text(encoding="utf-8"))
+    meta["attributes"]["ome"]["omero"]["channels"][1]["label"] = "other"
+    (field / "zarr.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _constant(field: Path) -> None:
+    plate, well, name = field.parents[2], field.parts[-3] + field.parts[-2], field.name
+    image = np.full((3, 288, 288), 7, np.uint16)
+    ngff.write_field(plate, well, name, image, channels=["gfp", "rfp", "nuc"], pixel_size_um=0.17)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_lose_chunk, Reason.MISSING_CHUNKS),
+        (_damage_chunk, Reason.UNREADABLE),
+        (_other_shape, Reason.WRONG_SHAPE),
+        (_other_channel, Reason.MISSING_CHANNEL),
+        (_constant, Reason.CONSTANT),
+        (shutil.rmtree, Reason.METADATA),
+    ],
+)
+def test_a_bad_field_is_marked_and_the_run_goes_on(
+    copied: Path, tmp_path: Path, damage: Callable[[Path], None], reason: Reason
+) -> None:
+    damage(copied / "plates" / "P1.zarr" / "A" / "01" / "1")
+    run_toml = tmp_path / "run.toml"
+    config = plates_config(copied, tmp_path, proportions={"folds": 2, "replicates": 0})
+    run_toml.write_text(template(config), encoding="utf-8")
+    result = CliRunner().invoke(main, ["run", str(run_toml)])
+    assert result.exit_code == 3, result.output
+    assert f"1 fields could not be used: 1 {reason.text}" in result.output
+    tree = open_results(config.store)
+    assert np.isfinite(tree["proportions/tiny"]["proportion"].sel(fit="fixed", setting="original")).all()
+
+
+def test_a_plate_without_a_cell_is_no_accident(copied: Path, tmp_path: Path) -> None:
+    plate = copied / "plates" / "P3.zarr"
+    ngff.create_plate(plate, name="P3", fields={"A01": ["0"], "A02": ["0"]})
+    rng = np.random.default_rng(0)
+    for well in ("A01", "A02"):
+        image = rng.normal(110, 6, (3, 288, 288)).astype(np.uint16)
+        ngff.write_field(
+            plate, well, "0", image, channels=["gfp", "rfp", "nuc"], pixel_size_um=0.17
+        )
+    table = pd.read_csv(copied / "platemap.csv").assign(kind="")
+    table.loc[len(table)] = ["P3", "A01", "SIM001", "cytoplasm", ""]
+    table.loc[len(table)] = ["P3", "A02", "", "", "blank"]
+    table.to_csv(copied / "platemap.csv", index=False)
+    outcome = Run.from_config(plates_config(copied, tmp_path)).execute()
+    assert outcome.is_complete
+    fields = open_results(tmp_path / "results.zarr")["plates/P3/fields"]
+    assert fields["cells"].to_numpy().tolist() == [0, 0]
+    assert fields["protein"].to_numpy().tolist()[1] == -1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("P1,H12,SIM001,cytoplasm\n", "H12"),
+        ("P1,A01,SIM001,cytoplasm\n", "repeats"),
+    ],
+)
+def test_a_map_that_does_not_fit_the_plates_is_an_error(copied: Path, line: str, said: str) -> None:
+    with (copied / "platemap.csv").open("a") as file:
+        file.write(line)
+    with pytest.raises(InputError, match=said):
+        opened(copied)
+
+
+def test_a_well_without_a_row_is_an_error(copied: Path) -> None:
+    table = pd.read_csv(copied / "platemap.csv")
+    table.iloc[1:].to_csv(copied / "platemap.csv", index=False)
+    with pytest.raises(InputError, match="blank"):
+        opened(copied)
+
+
+def test_a_first_look_takes_few_fields_or_proteins(screen: Path) -> None:
+    assert sum(map(len, opened(screen, limit=5).fields.values())) == 5
+    one = opened(screen, proteins=["SIM003"])
+    assert one.proteins == ("SIM003",)
+    assert sum(map(len, one.fields.values())) == 2
+
+
+def test_wrong_options_are_errors(screen: Path, tmp_path: Path) -> None:
+    for cells, said in (
+        ({"segmenter": "yeest"}, "yeast"),
+        ({"options": {"diametre_um": 3.0}}, "diameter_um"),
+        ({"options": {"diameter_um": -3.0}}, "positive"),
+        ({"crop_size_px": 63}, "crop_size_px"),
+    ):
+        with pytest.raises(InputError, match=said):
+            Run.from_config(plates_config(screen, tmp_path, cells=cells))
+    with pytest.raises(InputError, match="can be read"):
+        opened(screen, protein="GPF")
+    with pytest.raises(InputError, match="plate"):
+        open_screen(tmp_path / "nothing" / "*.zarr", class_column="protein")
+
+
+def test_info_and_quality_speak_of_plates(screen: Path, store: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["info", str(screen / "plates")])
+    assert result.exit_code == 0, result.output
+    assert "2 plates, 8 wells, 16 fields" in result.output
+    assert "truth" in result.output
+    picture = tmp_path / "quality.png"
+    result = CliRunner().invoke(main, ["quality", str(store), "-o", str(picture)])
+    assert result.exit_code == 0, result.output
+    assert picture.stat().st_size > 5000
+
+
+def test_init_writes_a_template_of_the_wells(screen: Path, tmp_path: Path) -> None:
+    made = tmp_path / "run.toml"
+    result = CliRunner().invoke(main, ["init", str(screen / "plates"), "-o", str(made)])
+    assert result.exit_code == 0, result.output
+    rows = pd.read_csv(tmp_path / "platemap.csv")
+    assert len(rows) == 8
+    assert {"plate", "well", "protein", "localization"} <= set(rows.columns)
