@@ -35,7 +35,7 @@ def demo_screen(seed: int, neighbours: str) -> ScreenSpec:
         proteins_per_localization=3,
         mixed_proteins=15,
         fields_per_protein=3,
-        cells_per_field=45,
+        cells_per_field=36,
         field_size_px=400,
         diffuse=0.2,
     )

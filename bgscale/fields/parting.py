@@ -4,20 +4,21 @@ Owns seeds, the borders between cells and the rules for joining; knows no medium
 sizes are shares of a typical cell's diameter in pixels.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import cv2
-import fill_voids
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 from bgscale.fields.labels import Labels
 
-Image = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.uint8]
+Image: TypeAlias = npt.NDArray[np.float32]
+Mask: TypeAlias = npt.NDArray[np.uint8]
+Box: TypeAlias = tuple[slice, slice]
 
+SEED_PX = 12
 SEAM_WIDTH, SEAM_CURVATURE = 0.07, 0.02
 """Width of the dark seam between touching cells, as a share of the diameter, and how bent the
 light is across it, as a share of the light around."""
@@ -30,10 +31,10 @@ SAME_CELL, SAME_SHARE = 0.93, 0.4
 their brightness; two touching cells fill 0.78 (median), 0.9 at most, in simulated fields."""
 BUD_UNION, BUD_SHARE = 0.84, 0.3
 """The same for a mother and her bud."""
-LEAST_CONTACT, BUD_CONTACT = 0.6, 0.75
+LEAST_CONTACT, BUD_CONTACT = 0.7, 0.75
 """Their common border, in diameters of the smaller part."""
 ROUNDS = 3
-_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 _SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -43,8 +44,36 @@ def disk(radius: float) -> Mask:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
 
 
-def parted(mask: Mask, level: Image, diameter_px: float) -> Labels:
-    """Return one label for each part of a mask that may be a cell.
+@dataclass
+class Parts:
+    """Parts of a field, each a cell.
+
+    Parameters
+    ----------
+    labels : array (y, x), int
+        0 in the medium; not all numbers need be used.
+    boxes : dict of int to two slices
+        Where each label is.
+    light : array (label,), float64
+        Of each label's brighter part, above its own mean.
+    area : array (label,), int64
+        In pixels.
+    """
+
+    labels: npt.NDArray[np.integer[Any]]
+    boxes: dict[int, Box]
+    light: npt.NDArray[np.float64]
+    area: npt.NDArray[np.int64]
+
+
+def blurred(image: Image, sigma: float) -> Image:
+    """Return the image after a Gaussian, cut off at two and a half standard deviations."""
+    side = 2 * max(round(2.5 * sigma), 1) + 1
+    return np.asarray(cv2.GaussianBlur(image, (side, side), sigma), np.float32)
+
+
+def parted(mask: Mask, level: Image, light: Image, diameter_px: float, *, bud: float) -> Parts:
+    """Part a mask into cells.
 
     Parameters
     ----------
@@ -52,180 +81,232 @@ def parted(mask: Mask, level: Image, diameter_px: float) -> Labels:
         1 in cells.
     level : array (y, x), float32
         Logarithm of the light, 0 in the medium.
+    light : array (y, x), float32
+        Above the medium.
     diameter_px : float
         Of a typical cell.
+    bud : float
+        Largest diameter of a bud, over that of her mother, of whom it is a part.
 
     Returns
     -------
-    array (y, x), int32
-        0 outside the mask, and where no core is near.
+    Parts
     """
-    core = _cores(mask, level, diameter_px)
-    distance = cv2.distanceTransform(core, cv2.DIST_L2, cv2.DIST_MASK_5)
-    distance = cv2.GaussianBlur(distance, (0, 0), 0.05 * diameter_px)
-    side = 2 * max(round(PEAK_REACH * diameter_px), 1) + 1
-    highest = cv2.dilate(distance, np.ones((side, side), np.uint8))
-    peaks = (distance >= highest) & (distance > PEAK_DEPTH * diameter_px)
-    _, seeds = cv2.connectedComponents(peaks.astype(np.uint8), connectivity=8)
-    labels = _basins(core, seeds, distance)
-    return _flooded(labels, mask, max(round(REACH * diameter_px), 1))
+    labels = _flooded(_seeded(mask, level, diameter_px), mask, max(round(REACH * diameter_px), 1))
+    parts = _measured(labels, mask, light)
+    _rejoin(parts, light, bud)
+    return parts
+
+
+def _seeded(mask: Mask, level: Image, diameter_px: float) -> Labels:
+    """Return the cores of cells, numbered: found where a cell is some `SEED_PX` wide."""
+    coarse = max(int(diameter_px / SEED_PX), 1)
+    size = [max(n // coarse, 1) for n in level.shape[::-1]]
+    if coarse > 1:
+        diameter_px /= coarse
+        mask = cv2.threshold(
+            cv2.resize(mask * np.uint8(255), size, interpolation=cv2.INTER_AREA), 127, 1, 0
+        )[1]
+    core = _cores(mask, cv2.resize(level, size, interpolation=cv2.INTER_AREA), diameter_px)
+    depth = cv2.distanceTransform(core, cv2.DIST_L2, cv2.DIST_MASK_5)
+    depth = blurred(depth, 0.05 * diameter_px)
+    reach = max(round(PEAK_REACH * diameter_px), 1)
+    highest = cv2.dilate(depth, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    peaks = (depth >= highest) & (depth > PEAK_DEPTH * diameter_px)
+    labels = _disks(core, peaks, depth, reach)
+    return labels
 
 
 def _cores(mask: Mask, level: Image, diameter_px: float) -> Mask:
     """Return the mask without the dark seams between cells."""
     # local brightness made equal, so that a seam beside a bright cell counts as any other
-    coarse = max(int(diameter_px / 7), 1)
-    small = cv2.resize(
-        level,
-        tuple(max(n // coarse, 1) for n in level.shape[::-1]),
-        interpolation=cv2.INTER_AREA,
-    )
-    widest = cv2.dilate(small, disk(0.25 * diameter_px / coarse))
-    around = cv2.GaussianBlur(widest, (0, 0), 0.2 * diameter_px / coarse)
-    around = cv2.resize(around, level.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    widest = cv2.dilate(level, disk(0.25 * diameter_px))
+    around = blurred(widest, 0.2 * diameter_px)
     even = cv2.divide(level, cv2.max(around, 1e-6))
     width = SEAM_WIDTH * diameter_px
-    bent = cv2.Laplacian(cv2.GaussianBlur(even, (0, 0), width), cv2.CV_32F)
+    bent = cv2.Laplacian(blurred(even, width), cv2.CV_32F)
     core = mask & (bent <= SEAM_CURVATURE / width**2).view(np.uint8)
     # vacuoles are dark as well
-    core = fill_voids.fill(core).view(np.uint8)
-    return np.asarray(
-        cv2.morphologyEx(core, cv2.MORPH_OPEN, disk(0.06 * diameter_px)), np.uint8
-    )
+    outlines, _ = cv2.findContours(core, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    core = cv2.drawContours(core, outlines, -1, 1, cv2.FILLED)
+    return np.asarray(cv2.morphologyEx(core, cv2.MORPH_OPEN, disk(0.06 * diameter_px)), np.uint8)
 
 
-def _basins(core: Mask, seeds: npt.NDArray[np.int32], distance: Image) -> Labels:
-    """Give each core its seed's number; cores with several are parted where they are thin."""
-    count, pieces = cv2.connectedComponents(core, connectivity=4)
-    places = np.flatnonzero(seeds)
-    numbers, within = seeds.ravel()[places], pieces.ravel()[places]
-    piece_of = np.zeros(int(numbers.max(initial=0)) + 1, np.int64)
-    piece_of[numbers] = within
-    held = np.bincount(piece_of[1:], minlength=count)
-    single = np.flatnonzero(held[piece_of] == 1)
-    single = single[single > 0]
-    number_of = np.zeros(count, np.int32)
-    number_of[piece_of[single]] = single
-    labels = number_of[pieces]
-    several = np.flatnonzero(held > 1)
-    several = several[several > 0]
-    boxes = ndimage.find_objects(pieces) if len(several) else []
-    for piece in several.tolist():
-        box = boxes[piece - 1]
-        part = pieces[box] == piece
-        basins = watershed(-distance[box], np.where(part, seeds[box], 0), mask=part)
-        labels[box][part] = basins[part]
-    return np.asarray(labels, np.int32)
+def _disks(core: Mask, peaks: npt.NDArray[np.bool_], depth: Image, reach: int) -> Labels:
+    """Number the cores that have a peak; one with several is parted as overlapping disks are.
 
-
-def _flooded(labels: Labels, mask: Mask, most: int) -> Labels:
-    """Let all labels grow at the same pace, in the mask, until they meet."""
-    # float32 holds whole numbers up to 2**24 and is what OpenCV dilates
-    grown = labels.astype(np.float32)
-    for step in range(most):
-        free = cv2.bitwise_and(mask, (grown == 0).view(np.uint8))
-        if not cv2.countNonZero(free):
-            break
-        cv2.copyTo(cv2.dilate(grown, _SQUARE if step % 2 else _CROSS), free, grown)
-    return grown.astype(np.int32)
-
-
-def rejoined(labels: Labels, light: Image, own: Image, bud: float) -> Labels:
-    """Join what was parted inside one cell, by a vacuole, and buds with their mothers.
-
-    Parts of one cell are convex together. A bud is smaller than its mother, by the share `bud` of
-    her diameter at most, and meets her along a wide neck; cells that merely touch do not.
-
-    Parameters
-    ----------
-    labels : array (y, x), int32
-    light : array (y, x), float32
-        Above the medium.
-    own : array (label + 1,), float32
-        Light of each, as `brightness` returns it.
-    bud : float
-        Largest diameter of a bud over that of its mother.
-
-    Returns
-    -------
-    array (y, x), int32
-        Some numbers are not used any more.
+    A peak stands for the disk that fits into the core there. Two disks part along the line through
+    the points where their edges cross.
     """
-    for _ in range(ROUNDS):
-        count = int(labels.max(initial=0))
-        one, other, contact = _borders(labels)
-        if not len(one):
+    count, pieces = cv2.connectedComponents(core, connectivity=8)
+    y, x = np.divmod(np.flatnonzero(peaks), core.shape[1])
+    piece_of = pieces[y, x]
+    held = np.bincount(piece_of, minlength=count)
+    inside = np.flatnonzero(core.view(bool))
+    pieces.ravel()[inside] *= (held > 0)[pieces.ravel()[inside]]
+    order = np.argsort(piece_of, kind="stable")
+    stops = np.cumsum(held)
+    several = {int(p): order[stops[p] - held[p] : stops[p]] for p in np.flatnonzero(held > 1)}
+    if not several:
+        return np.asarray(pieces, np.int32)
+    boxes = ndimage.find_objects(pieces)
+    number = count
+    for piece, disks in several.items():
+        part = pieces[boxes[piece - 1]]
+        top, left = (side.start for side in boxes[piece - 1])
+        # pixels of one level are one peak
+        disks = _apart(disks, y, x, reach)
+        rows, columns = np.nonzero(part == piece)
+        power = (rows[:, None] + (top - y[disks])) ** 2 + (columns[:, None] + (left - x[disks])) ** 2
+        nearest = (power - depth[y[disks], x[disks]] ** 2).argmin(1)
+        part[rows, columns] = number + nearest
+        number += len(disks)
+    return np.asarray(pieces, np.int32)
+
+
+def _apart(
+    peaks: npt.NDArray[np.int64], y: npt.NDArray[np.int64], x: npt.NDArray[np.int64], reach: int
+) -> npt.NDArray[np.int64]:
+    chosen: list[int] = []
+    for i in peaks.tolist():
+        if all(max(abs(y[i] - y[j]), abs(x[i] - x[j])) > reach for j in chosen):
+            chosen.append(i)
+    return np.array(chosen, np.int64)
+
+
+def _flooded(seeds: Labels, mask: Mask, most: int) -> npt.NDArray[np.integer[Any]]:
+    """Let all labels grow at the same pace, in the mask, until they meet.
+
+    The seeds may be those of a smaller image.
+    """
+    # what OpenCV dilates; float32 holds whole numbers up to 2**24
+    kind = np.uint16 if seeds.max(initial=0) < 2**16 else np.float32
+    labels = cv2.resize(seeds.astype(kind), mask.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    before = -1
+    for step in range(most):
+        free = cv2.bitwise_and(mask, (labels == 0).view(np.uint8))
+        left = cv2.countNonZero(free)
+        if left in (0, before):
             break
-        area = np.bincount(labels.ravel(), minlength=count + 1)
-        swap = area[one] > area[other]
-        small, large = np.where(swap, other, one), np.where(swap, one, other)
-        wide = contact / (2 * np.sqrt(area[small] / np.pi))
-        is_bud = (area[small] < bud**2 * area[large]) & (wide >= BUD_CONTACT)
-        boxes = ndimage.find_objects(labels)
-        joins: list[tuple[float, int, int]] = []
-        for i in np.flatnonzero(wide >= LEAST_CONTACT).tolist():
-            a, b = int(small[i]), int(large[i])
-            window = _window(boxes[a - 1], boxes[b - 1])
-            part, shown = labels[window], light[window]
-            union = _solidity(part, shown, (a, b), own, SAME_SHARE) - SAME_CELL
-            if is_bud[i] and union < 0:
-                union = _solidity(part, shown, (a, b), own, BUD_SHARE) - BUD_UNION
-            if union >= 0:
-                joins.append((-union, a, b))
-        into = np.arange(count + 1, dtype=np.int32)
-        touched: set[int] = set()
-        for _, a, b in sorted(joins):
-            if not touched & {a, b}:
-                touched |= {a, b}
-                into[a] = b
-        if not touched:
-            break
-        labels = into[labels]
-    return labels
+        before = left
+        cv2.copyTo(cv2.dilate(labels, _SQUARE if step % 2 else CROSS), free, labels)
+    return labels if kind is np.uint16 else labels.astype(np.int32)
 
 
-def _borders(
-    labels: Labels,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return pairs of labels that touch, the smaller first, and along how many pixels."""
-    count = int(labels.max(initial=0)) + 1
-    codes = []
-    for here, there in ((labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:])):
-        meet = (here != there) & (here > 0) & (there > 0)
-        a, b = here[meet].astype(np.int64), there[meet].astype(np.int64)
-        codes.append(np.minimum(a, b) * count + np.maximum(a, b))
-    pairs, contact = np.unique(np.concatenate(codes), return_counts=True)
-    return pairs // count, pairs % count, contact
-
-
-def _window(one: Any, other: Any) -> tuple[slice, ...]:
-    return tuple(
-        slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
-    )
-
-
-def _solidity(
-    part: Labels, light: Image, pair: tuple[int, int], own: Image, share: float
-) -> float:
-    """Return the area of two labels, where they reach a share of their light, over its hull's."""
-    a, b = pair
-    bright = ((part == a) & (light > share * own[a])) | ((part == b) & (light > share * own[b]))
-    contours, _ = cv2.findContours(
-        bright.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
-    if not contours:
-        return 0.0
-    hull = cv2.contourArea(cv2.convexHull(np.concatenate(contours)))
-    return sum(map(cv2.contourArea, contours)) / max(hull, 1.0)
-
-
-def brightness(light: Image, labels: Labels) -> Image:
-    """Return the light of each label's brighter part, above its own mean: (label + 1,), float32."""
-    count = int(labels.max(initial=0)) + 1
-    inside = labels > 0
+def _measured(labels: npt.NDArray[np.integer[Any]], mask: Mask, light: Image) -> Parts:
+    inside = mask.view(bool)
     cells, values = labels[inside], light[inside]
-    mean = np.bincount(cells, values, count) / np.maximum(np.bincount(cells, minlength=count), 1)
+    area = np.bincount(cells)
+    count = len(area)
+    mean = np.bincount(cells, values, count) / np.maximum(area, 1)
     upper = values >= mean[cells]
     cells, values = cells[upper], values[upper]
-    total = np.bincount(cells, values, count) / np.maximum(np.bincount(cells, minlength=count), 1)
-    return np.asarray(total, np.float32)
+    brighter = np.bincount(cells, values, count) / np.maximum(np.bincount(cells, minlength=count), 1)
+    # every other pixel is enough to tell where a cell is
+    rows, columns = labels.shape
+    boxes = {
+        label: (
+            slice(max(2 * box[0].start - 2, 0), min(2 * box[0].stop + 1, rows)),
+            slice(max(2 * box[1].start - 2, 0), min(2 * box[1].stop + 1, columns)),
+        )
+        for label, box in enumerate(ndimage.find_objects(labels[::2, ::2]), 1)
+        if box is not None
+    }
+    return Parts(labels, boxes, brighter, area)
+
+
+def _rejoin(parts: Parts, light: Image, bud: float) -> None:
+    """Join what was parted inside one cell, by a vacuole, and buds with their mothers, in place.
+
+    Parts of one cell are convex together. A bud is smaller than its mother and meets her along a
+    wide neck; cells that merely touch do not.
+    """
+    contacts = {pair: n for pair, n in _contacts(parts.labels).items() if parts.boxes.keys() >= {*pair}}
+    judged: dict[tuple[int, int], float] = {}
+    for _ in range(ROUNDS):
+        for pair, contact in contacts.items():
+            if pair not in judged:
+                judged[pair] = _oneness(parts, light, pair, contact, bud)
+        joined: dict[int, int] = {}
+        touched: set[int] = set()
+        for pair in sorted(judged, key=lambda pair: (-judged[pair], pair)):
+            if judged[pair] < 0:
+                break
+            if touched.isdisjoint(pair):
+                touched.update(pair)
+                small, large = sorted(pair, key=lambda i: (parts.area[i], i))
+                joined[small] = large
+                _join(parts, small, large)
+        if not joined:
+            return
+        judged = {pair: one for pair, one in judged.items() if touched.isdisjoint(pair)}
+        merged: dict[tuple[int, int], int] = {}
+        for (a, b), contact in contacts.items():
+            a, b = joined.get(a, a), joined.get(b, b)
+            if a != b:
+                merged[min(a, b), max(a, b)] = merged.get((min(a, b), max(a, b)), 0) + contact
+        contacts = merged
+
+
+def _contacts(labels: npt.NDArray[np.integer[Any]]) -> dict[tuple[int, int], int]:
+    """Return pairs of labels that touch, the smaller first, and along how many pixels."""
+    flat, columns = labels.ravel(), labels.shape[1]
+    count = int(flat.max(initial=0)) + 1
+    codes = []
+    for step in (1, columns):
+        edge = np.flatnonzero(flat[:-step] != flat[step:])
+        if step == 1:
+            edge = edge[edge % columns != columns - 1]
+        a, b = flat[edge].astype(np.int64), flat[edge + step].astype(np.int64)
+        code = np.minimum(a, b) * count + np.maximum(a, b)
+        codes.append(code[code >= count])
+    pairs, lengths = np.unique(np.concatenate(codes), return_counts=True)
+    return {
+        divmod(pair, count): length
+        for pair, length in zip(pairs.tolist(), lengths.tolist(), strict=True)
+    }
+
+
+def _oneness(
+    parts: Parts, light: Image, pair: tuple[int, int], contact: int, bud: float
+) -> float:
+    """Return how much more two parts fill their joint hull than one cell must; -1 at least."""
+    small, large = sorted(parts.area[list(pair)].tolist())
+    wide = contact / (2 * np.sqrt(small / np.pi))
+    if wide < LEAST_CONTACT:
+        return -1.0
+    if small < bud**2 * large and wide >= BUD_CONTACT:
+        return _solidity(parts, light, pair, BUD_SHARE) - BUD_UNION
+    return _solidity(parts, light, pair, SAME_SHARE) - SAME_CELL
+
+
+def _solidity(parts: Parts, light: Image, pair: tuple[int, int], share: float) -> float:
+    """Return the area of two labels, where they reach a share of their light, over its hull's."""
+    window = _around(parts.boxes[pair[0]], parts.boxes[pair[1]])
+    here, shown = parts.labels[window], light[window]
+    one, other = (
+        (here == label) & (shown > np.float32(share * parts.light[label])) for label in pair
+    )
+    both = (one | other).view(np.uint8)
+    outlines, _ = cv2.findContours(both, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    if not outlines:
+        return 0.0
+    hull = cv2.contourArea(cv2.convexHull(np.concatenate(outlines)))
+    return float(sum(map(cv2.contourArea, outlines)) / max(hull, 1.0))
+
+
+def _join(parts: Parts, small: int, large: int) -> None:
+    box = parts.boxes.pop(small)
+    here = parts.labels[box]
+    here[here == small] = large
+    parts.boxes[large] = _around(box, parts.boxes[large])
+    areas = parts.area[[small, large]]
+    parts.light[large] = np.average(parts.light[[small, large]], weights=areas)
+    parts.area[[small, large]] = 0, areas.sum()
+
+
+def _around(one: Box, other: Box) -> Box:
+    rows, columns = (
+        slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
+    )
+    return rows, columns

@@ -13,11 +13,10 @@ from typing import Any, Self
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from bgscale.errors import ConfigError, nearest
 from bgscale.fields.labels import Labels
-from bgscale.fields.parting import brightness, disk, parted, rejoined
+from bgscale.fields.parting import CROSS, Parts, blurred, disk, parted
 
 Image = npt.NDArray[np.float32]
 
@@ -26,14 +25,17 @@ SHOWN_IN = ("cytosol", "nucleus", "protein")
 have, which is less sure."""
 PIXEL_UM = 0.2
 """Taken where the size of a pixel is not known."""
+CLEAR = 2.5
+"""A cell's own light over the contrast that its faintest pixel has at least: haze has less."""
 HAZE = 0.15
 """Light between cells, as a share of theirs, that is taken for medium at most."""
-BELOW, SURFACE_ROUNDS = 0.05, 15
+BELOW, SURFACE_ROUNDS = 0.05, 8
 """Share of blocks that lie below the medium's surface, were none of them full of cells."""
 LEAST_NOISE = 1e-4
 """Of the brightest pixel: images made by computers have medium without noise."""
+SAMPLE = 40_000
+"""Pixels that a histogram is made of, about."""
 _BLOCK, _LEVELS = 9, 512
-_CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 @dataclass(frozen=True)
@@ -121,46 +123,52 @@ class YeastSegmenter:
     def _cells(self, plane: Image, diameter_px: float) -> Labels:
         nothing = np.zeros(plane.shape, np.int32)
         # a pixel alone is the camera's
-        smooth = cv2.GaussianBlur(cv2.medianBlur(plane, 3), (0, 0), 0.04 * diameter_px)
+        smooth = blurred(cv2.medianBlur(plane, 3), 0.04 * diameter_px)
         light, noise = without_medium(smooth, diameter_px)
         if noise <= 0:
             return nothing
-        level = cv2.log(1 + np.maximum(light, 0) / np.float32(self.contrast * noise))
-        threshold = max(_otsu(level[::3, ::3]), float(np.log(2.0)))
+        level = cv2.max(light, 0)
+        level *= np.float32(1 / (self.contrast * noise))
+        level += 1
+        level = cv2.log(level, dst=level)
+        threshold = max(_otsu(_sample(level)), float(np.log(2.0)))
         mask = (level > threshold).view(np.uint8)
         mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(0.05 * diameter_px))
         if not mask.any():
             return nothing
-        labels = parted(mask, level, diameter_px)
-        labels = rejoined(labels, light, brightness(light, labels), self.bud)
+        parts = parted(mask, level, light, diameter_px, bud=self.bud)
         smallest_px = np.pi / 4 * (diameter_px * self.smallest_um / self.diameter_um) ** 2
-        return self._outlined(labels, light, noise, smallest_px)
+        return self._outlined(parts, light, CLEAR * self.contrast * noise, smallest_px)
 
-    def _outlined(self, labels: Labels, light: Image, noise: float, smallest_px: float) -> Labels:
+    def _outlined(self, parts: Parts, light: Image, dimmest: float, smallest_px: float) -> Labels:
         """Draw each cell as one piece without holes, as far as its own light reaches.
 
-        Left out is what is too small, or has no edge: haze, a gap between cells.
+        Left out is what is too small or too dim.
         """
-        own = brightness(light, labels)
-        drawn = np.zeros_like(labels)
-        number = 0
-        for label, box in enumerate(ndimage.find_objects(labels), 1):
-            if box is None or own[label] < self.contrast * noise:
+        cells = []
+        for label, box in parts.boxes.items():
+            if parts.light[label] < dimmest or parts.area[label] < smallest_px:
                 continue
-            here = labels[box]
-            bright = (here == label) & (light[box] > self.edge * own[label])
-            body = cv2.morphologyEx(bright.view(np.uint8), cv2.MORPH_OPEN, _CROSS)
-            outlines, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            here = parts.labels[box]
+            own = here == label
+            body = (own & (light[box] > np.float32(self.edge * parts.light[label]))).view(np.uint8)
+            body = cv2.morphologyEx(body, cv2.MORPH_OPEN, CROSS)
+            outlines, _ = cv2.findContours(body, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
             if not outlines:
                 continue
-            largest = max(outlines, key=cv2.contourArea)
-            body = cv2.drawContours(np.zeros_like(body), [largest], -1, 1, cv2.FILLED)
-            cell = (body > 0) & ((here == label) | (here == 0))
+            if len(outlines) > 1:
+                outlines = [max(outlines, key=cv2.contourArea)]
+                body[:] = 0
+            body = cv2.drawContours(body, outlines, 0, 1, cv2.FILLED)
+            cell = body.view(bool) & (own | (here == 0))
             if np.count_nonzero(cell) < smallest_px:
                 continue
-            number += 1
+            y, x = divmod(int(cell.argmax()), cell.shape[1])
+            cells.append(((box[0].start + y, box[1].start + x), box, cell))
+        drawn = np.zeros(light.shape, np.int32)
+        for number, (_, box, cell) in enumerate(sorted(cells, key=lambda one: one[0]), 1):
             drawn[box][cell] = number
-        return _numbered(drawn)
+        return drawn
 
 
 def without_medium(smooth: Image, diameter_px: float) -> tuple[Image, float]:
@@ -177,12 +185,14 @@ def without_medium(smooth: Image, diameter_px: float) -> tuple[Image, float]:
         Standard deviation of the medium, 0 where all is the same.
     """
     rows, columns = (max(round(n / (1.5 * diameter_px)), 1) for n in smooth.shape)
-    small = cv2.resize(smooth, (columns * _BLOCK, rows * _BLOCK), interpolation=cv2.INTER_AREA)
+    step = max(int(diameter_px / 8), 1)
+    small = np.ascontiguousarray(smooth[::step, ::step])
+    small = cv2.resize(small, (columns * _BLOCK, rows * _BLOCK), interpolation=cv2.INTER_AREA)
     blocks = small.reshape(rows, _BLOCK, columns, _BLOCK).swapaxes(1, 2).reshape(rows, columns, -1)
     rank = blocks.shape[2] // 10
     low = np.partition(blocks, rank, axis=2)[:, :, rank]
     surface = _surface(low)
-    brightest = np.partition(small.ravel(), -(small.size // 100) - 1)[-(small.size // 100) - 1]
+    brightest = np.quantile(_sample(small), 0.99, method="lower")
     around = cv2.dilate(cv2.erode(low, np.ones((5, 5), np.uint8)), np.ones((3, 3), np.uint8))
     around = cv2.GaussianBlur(around, (0, 0), 1.5)
     most = surface + np.float32(HAZE) * np.maximum(brightest - surface, 0)
@@ -190,7 +200,7 @@ def without_medium(smooth: Image, diameter_px: float) -> tuple[Image, float]:
         np.minimum(around, most), smooth.shape[::-1], interpolation=cv2.INTER_LINEAR
     )
     light = smooth - medium
-    sample = light[::4, ::4].ravel()
+    sample = _sample(light)
     centre = _mode(sample)
     lower = sample[sample < centre]
     noise = 1.4826 * float(np.median(centre - lower)) if len(lower) else 0.0
@@ -212,6 +222,11 @@ def _surface(low: Image) -> Image:
         moment = terms.T @ (terms * weight[:, None]) + 1e-6 * np.eye(6)
         fitted = terms @ np.linalg.solve(moment, terms.T @ (weight * values))
     return fitted.reshape(rows, columns).astype(np.float32)
+
+
+def _sample(image: Image) -> Image:
+    step = max(int(np.sqrt(image.size / SAMPLE)), 1)
+    return image[::step, ::step].ravel()
 
 
 def _mode(values: Image) -> float:
@@ -241,15 +256,3 @@ def _histogram(
     bins = ((values.ravel() - np.float32(low)) * np.float32(1 / width)).astype(np.int32)
     bins = bins[(bins >= 0) & (bins < _LEVELS)]
     return np.bincount(bins, minlength=_LEVELS), low, width
-
-
-def _numbered(labels: Labels) -> Labels:
-    """Return the labels numbered from 1 in the order of their first pixels."""
-    there = np.flatnonzero(labels)
-    values = labels.ravel()[there]
-    first = np.full(int(values.max(initial=0)) + 1, labels.size)
-    first[values[::-1]] = there[::-1]
-    order = np.argsort(first[1:], kind="stable")
-    lookup = np.zeros(len(first), np.int32)
-    lookup[1 + order] = np.arange(1, len(first))
-    return np.asarray(lookup[labels], np.int32)
