@@ -16,11 +16,12 @@ from bgscale.config import RunConfig, template
 from bgscale.distribute.cluster import connect
 from bgscale.errors import InputError
 from bgscale.progress import Narrator
+from bgscale.quality import summarise
 from bgscale.results import open_results
 from bgscale.run import Outcome, Run, train_model
 from bgscale.simulate import ScreenSpec, write_crops, write_plates
 from bgscale.simulate.spec import SAME_STRAIN
-from bgscale.summary import most_shifted, node, shift_summary, tables
+from bgscale.summary import field_table, most_shifted, node, shift_summary, tables
 from bgscale.table import format_table
 
 MODEL = "tiny"
@@ -149,6 +150,8 @@ def _report(folder: Path, store: Path, tell: Callable[[str], None]) -> None:
         "settings.png": plot.settings(tree),
         "accuracy.png": plot.accuracy(tree, model=MODEL),
     }
+    if (folder / "screen" / "plates").is_dir():
+        figures["quality.png"] = plot.quality(summarise(field_table(store)))
     for name, figure in figures.items():
         plot.save(figure, folder / name)
     tell("")

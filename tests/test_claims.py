@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from screens import config_of, write_screen
+from screens import config_of, screen_section, write_screen
 
 from bgscale import open_results
 from bgscale.config import RunConfig
@@ -27,12 +27,13 @@ SCREEN = {
 }
 
 
-def trained(folder: Path, **changes: object) -> tuple[RunConfig, Path]:
+def trained(folder: Path, scaling: str, **changes: object) -> tuple[RunConfig, Path]:
     """Simulate, train and run; return the config and the screen's folder."""
     screen = write_screen(folder / "screen", **{**SCREEN, **changes})
     config = config_of(
         screen,
         folder,
+        screen={**screen_section(screen), "intensity_scaling": scaling},
         models={"tiny": {"weights": str(folder / "tiny.safetensors")}},
         donors={"windows_per_class": 120},
         classification={"crops_per_class": 100},
@@ -47,7 +48,7 @@ def trained(folder: Path, **changes: object) -> tuple[RunConfig, Path]:
 
 @pytest.fixture(scope="module")
 def real_wells(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Path]:
-    return trained(tmp_path_factory.mktemp("real"))
+    return trained(tmp_path_factory.mktemp("real"), "plate")
 
 
 @pytest.mark.slow
@@ -61,7 +62,7 @@ def test_in_real_wells_the_background_helps_and_harms(real_wells: tuple[RunConfi
 
 @pytest.mark.slow
 def test_in_a_mixed_culture_the_background_tells_nothing(tmp_path: Path) -> None:
-    config, _ = trained(tmp_path, neighbours="independent", mixed_proteins=0)
+    config, _ = trained(tmp_path, "none", neighbours="independent", mixed_proteins=0)
     table = tables(config.store)["tiny"]
     assert float(table["mean"].sel(setting="original")) > 0.85
     gap = table.sel(contrast="same - different")

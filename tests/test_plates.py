@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,7 +258,9 @@ def test_a_bad_field_is_marked_and_the_run_goes_on(
     assert result.exit_code == 3, result.output
     assert f"1 fields could not be used: 1 {reason.text}" in result.output
     tree = open_results(config.store)
-    assert np.isfinite(tree["proportions/tiny"]["proportion"].sel(fit="fixed", setting="original")).all()
+    assert np.isfinite(
+        tree["proportions/tiny"]["proportion"].sel(fit="fixed", setting="original")
+    ).all()
 
 
 def test_a_plate_without_a_cell_is_no_accident(copied: Path, tmp_path: Path) -> None:
@@ -341,3 +344,81 @@ def test_init_writes_a_template_of_the_wells(screen: Path, tmp_path: Path) -> No
     rows = pd.read_csv(tmp_path / "platemap.csv")
     assert len(rows) == 8
     assert {"plate", "well", "protein", "localization"} <= set(rows.columns)
+
+
+def test_a_phenix_folder_becomes_a_screen(shared_data: Path, tmp_path: Path) -> None:
+    images = shared_data / "yeast_fields" / "images"
+    names = ["--channel", "1=GFP", "--channel", "2=nuclei", "--channel", "3=cytosol"]
+    call = [
+        "import",
+        "phenix",
+        str(images),
+        str(tmp_path / "plates"),
+        "--pixel-size",
+        "0.2",
+        *names,
+    ]
+    dry = CliRunner().invoke(main, [*call, "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    assert "1080 x 1080 uint16" in dry.output
+    assert not (tmp_path / "plates").exists()
+    assert CliRunner().invoke(main, call).exit_code == 0
+    found = open_screen(
+        tmp_path / "plates", class_column="protein", protein="GFP", cytosol="cytosol",
+        nucleus="nuclei",
+    )  # fmt: skip
+    run = Run(found, tmp_path / "results.zarr")
+    outcome = run.execute(until="cut")
+    assert outcome.is_complete
+    assert outcome.cells > 600
+
+
+def test_the_third_party_plates_are_screens(shared_data: Path, tmp_path: Path) -> None:
+    names = {"protein": "GFP", "cytosol": "cyto_farRed", "nucleus": "nuclear_RFP"}
+    cells = {}
+    for name in ("ngio_cyclenet_v0.5", "iohub_cyclenet_v0.4"):
+        path = shared_data / "plates" / f"{name}.zarr"
+        found = open_screen(path, class_column="protein", pixel_size_um=0.2, **names)
+        assert sum(map(len, found.fields.values())) == 4
+        cells[name] = Run(found, tmp_path / f"{name}.run").execute(until="gather").cells
+    # the same pixels, by two writers
+    assert len(set(cells.values())) == 1
+    by_number = open_screen(
+        shared_data / "plates" / "bioformats2raw-plate.zarr", class_column="protein", protein=0,
+        cytosol=None,
+    )  # fmt: skip
+    assert by_number.read("bioformats2raw-plate", 0).shape == (1, 512, 512)
+
+
+def test_a_screen_lies_on_an_object_store(
+    screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obstore = pytest.importorskip("obstore", reason="the extra s3 is not installed")
+    server = pytest.importorskip("moto.server", reason="moto is not installed")
+    endpoint = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    endpoint.start()
+    try:
+        host, port = endpoint.get_host_and_port()
+        for key, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true",
+            "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(key, value)
+        urllib.request.urlopen(
+            urllib.request.Request(f"http://{host}:{port}/screens", method="PUT")
+        ).close()
+        bucket = obstore.store.from_url("s3://screens")
+        for path in (screen / "plates").rglob("*"):
+            if path.is_file():
+                key = path.relative_to(screen).as_posix()
+                obstore.put(bucket, key, path.read_bytes())
+        remote = open_screen(
+            "s3://screens/plates/*.zarr", plate_map=screen / "platemap.csv", nucleus="nuc"
+        )
+        local = opened(screen)
+        assert remote.plates == local.plates
+        assert (remote.read("P2", 3) == local.read("P2", 3)).all()
+        assert remote.identity("P1") == local.identity("P1")
+    finally:
+        endpoint.stop()

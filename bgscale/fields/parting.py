@@ -14,8 +14,10 @@ from scipy import ndimage
 
 from bgscale.fields.labels import Labels
 
-Image: TypeAlias = npt.NDArray[np.float32]
-Mask: TypeAlias = npt.NDArray[np.uint8]
+Image: TypeAlias = npt.NDArray[Any]
+"""float32: light, or its logarithm."""
+Mask: TypeAlias = npt.NDArray[Any]
+"""uint8: 1 in, 0 out."""
 Box: TypeAlias = tuple[slice, slice]
 
 SEED_PX = 12
@@ -133,7 +135,7 @@ def _cores(mask: Mask, level: Image, diameter_px: float) -> Mask:
 
 
 def _disks(core: Mask, peaks: npt.NDArray[np.bool_], depth: Image, reach: int) -> Labels:
-    """Number the cores that have a peak; one with several is parted as overlapping disks are.
+    """Give a number to each core with a peak; one with several parts as overlapping disks do.
 
     A peak stands for the disk that fits into the core there. Two disks part along the line through
     the points where their edges cross.
@@ -157,8 +159,8 @@ def _disks(core: Mask, peaks: npt.NDArray[np.bool_], depth: Image, reach: int) -
         # pixels of one level are one peak
         disks = _apart(disks, y, x, reach)
         rows, columns = np.nonzero(part == piece)
-        power = (rows[:, None] + (top - y[disks])) ** 2 + (columns[:, None] + (left - x[disks])) ** 2
-        nearest = (power - depth[y[disks], x[disks]] ** 2).argmin(1)
+        away = (rows[:, None] + top - y[disks]) ** 2 + (columns[:, None] + left - x[disks]) ** 2
+        nearest = (away - depth[y[disks], x[disks]] ** 2).argmin(1)
         part[rows, columns] = number + nearest
         number += len(disks)
     return np.asarray(pieces, np.int32)
@@ -201,7 +203,8 @@ def _measured(labels: npt.NDArray[np.integer[Any]], mask: Mask, light: Image) ->
     mean = np.bincount(cells, values, count) / np.maximum(area, 1)
     upper = values >= mean[cells]
     cells, values = cells[upper], values[upper]
-    brighter = np.bincount(cells, values, count) / np.maximum(np.bincount(cells, minlength=count), 1)
+    pixels = np.maximum(np.bincount(cells, minlength=count), 1)
+    brighter = np.bincount(cells, values, count) / pixels
     # every other pixel is enough to tell where a cell is
     rows, columns = labels.shape
     boxes = {
@@ -221,11 +224,11 @@ def _rejoin(parts: Parts, light: Image, bud: float) -> None:
     Parts of one cell are convex together. A bud is smaller than its mother and meets her along a
     wide neck; cells that merely touch do not.
     """
-    contacts = {pair: n for pair, n in _contacts(parts.labels).items() if parts.boxes.keys() >= {*pair}}
+    contacts = _contacts(parts.labels)
     judged: dict[tuple[int, int], float] = {}
     for _ in range(ROUNDS):
         for pair, contact in contacts.items():
-            if pair not in judged:
+            if pair not in judged and parts.boxes.keys() >= {*pair}:
                 judged[pair] = _oneness(parts, light, pair, contact, bud)
         joined: dict[int, int] = {}
         touched: set[int] = set()
@@ -267,9 +270,7 @@ def _contacts(labels: npt.NDArray[np.integer[Any]]) -> dict[tuple[int, int], int
     }
 
 
-def _oneness(
-    parts: Parts, light: Image, pair: tuple[int, int], contact: int, bud: float
-) -> float:
+def _oneness(parts: Parts, light: Image, pair: tuple[int, int], contact: int, bud: float) -> float:
     """Return how much more two parts fill their joint hull than one cell must; -1 at least."""
     small, large = sorted(parts.area[list(pair)].tolist())
     wide = contact / (2 * np.sqrt(small / np.pi))

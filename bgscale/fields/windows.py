@@ -1,155 +1,145 @@
-"""What is cut out of a field: windows around cells with their masks, and windows without cells.
+"""Windows of a field: around each cell, and where there is none."""
 
-Owns geometry only. A window is `[int(y) - half, int(y) + half)` pixel for pixel, as in crops screens;
-what lies outside the field is filled with the median of the medium, and is marked as medium.
-"""
-
+from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from bgscale.draw import UInt64Array, words
-from bgscale.errors import InputError
-from bgscale.fields.measures import medium_medians
-from bgscale.schema import CENTRE_CELL, OTHER_CELL
+from bgscale import draw
+from bgscale.fields.labels import Labels
+from bgscale.schema import CENTRE_CELL, MEDIUM, OTHER_CELL
 
-MOST_CANDIDATES = 20_000
-"""Corners that are tried in one field; where more would do, they are taken from a lattice."""
-MOST_OVERLAP = 0.5
-"""Share of a window that another one of the same field may cover."""
+STEP_PX = 4
+"""Corners of cell-free windows are multiples of it."""
 
 
-def corners_of(y: npt.NDArray[Any], x: npt.NDArray[Any], size_px: int) -> npt.NDArray[np.int64]:
-    """Return first row and column of the window around each point: (window, 2), int64."""
-    if size_px < 2 or size_px % 2:
-        msg = f"size_px is {size_px}, expected an even number of pixels"
-        raise InputError(msg)
-    return np.stack([np.asarray(y), np.asarray(x)], -1).astype(np.int64) - size_px // 2
+def corners_of(
+    y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], size_px: int
+) -> npt.NDArray[np.int64]:
+    """Return the first row and column of each cell's window: array (cell, 2), int64.
+
+    The window of a cell at (y, x) is ``[int(y) - half, int(y) + half)``, and so in x.
+
+    Examples
+    --------
+    >>> corners_of(np.array([40.9]), np.array([10.0]), 64).tolist()
+    [[8, -22]]
+    """
+    return np.stack([y, x], -1).astype(np.int64) - size_px // 2
 
 
 def windows_of(
     image: npt.NDArray[Any],
-    labels: npt.NDArray[np.int32],
-    y: npt.NDArray[Any],
-    x: npt.NDArray[Any],
-    number: npt.NDArray[Any],
+    labels: Labels,
+    y: npt.NDArray[np.float64],
+    x: npt.NDArray[np.float64],
+    number: npt.NDArray[np.int64],
     *,
     size_px: int,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
-    """Cut the windows around cells, and their masks.
+    """Cut the window of each cell out of its field, pixel for pixel.
 
     Parameters
     ----------
     image : array (channel, y, x), counts
-    labels : array (y, x), int32
-    y, x : arrays (cell,)
-        Middles of the cells, in pixels.
+    labels : array (y, x), int
+        0 medium, else the number of the cell.
+    y, x : array (cell,), float64
+        Centroids.
     number : array (cell,), int
-        Label of each.
+        Label of each cell.
     size_px : int
         Even.
 
     Returns
     -------
     crops : array (cell, channel, y, x) of the image's dtype
-        Outside the field: median of the channel's medium.
+        What lies outside the field is the median of the channel's medium in it.
     masks : array (cell, y, x), uint8
-        0 medium, 1 the cell with that number, 2 other cells.
+        0 medium, 1 the cell, 2 other cells; 0 outside the field.
     """
-    corners = corners_of(y, x, size_px)
-    medians = medium_medians(image, labels)
-    if np.issubdtype(image.dtype, np.integer):
-        medians = np.rint(medians)
-    height, width = labels.shape
-    crops = np.empty((len(corners), len(image), size_px, size_px), image.dtype)
-    around = np.zeros((len(corners), size_px, size_px), np.int32)
-    for i, (top, left) in enumerate(corners.tolist()):
-        rows = slice(max(top, 0), max(min(top + size_px, height), 0))
-        columns = slice(max(left, 0), max(min(left + size_px, width), 0))
-        part = image[:, rows, columns]
-        if part.shape[1:] == (size_px, size_px):
-            crops[i], around[i] = part, labels[rows, columns]
-            continue
-        crops[i] = medians.astype(image.dtype)[:, None, None]
-        inside = (
-            slice(rows.start - top, rows.stop - top),
-            slice(columns.start - left, columns.stop - left),
-        )
-        crops[i][:, *inside] = part
-        around[i][inside] = labels[rows, columns]
-    masks = np.where(around > 0, np.uint8(OTHER_CELL), np.uint8(0))
-    masks[around == np.asarray(number, np.int32)[:, None, None]] = CENTRE_CELL
-    # label 0 is the medium, and no cell's number
-    masks[around == 0] = 0
+    half = size_px // 2
+    around = (half, half)
+    filled = [
+        np.pad(plane, around, constant_values=level)
+        for plane, level in zip(image, medium_levels(image, labels), strict=True)
+    ]
+    padded, padded_labels = np.stack(filled), np.pad(labels, around)
+    crops = np.empty((len(y), len(image), size_px, size_px), image.dtype)
+    masks = np.empty((len(y), size_px, size_px), np.uint8)
+    for i, (top, left) in enumerate((corners_of(y, x, size_px) + half).tolist()):
+        window = (slice(top, top + size_px), slice(left, left + size_px))
+        crops[i] = padded[:, *window]
+        here = padded_labels[window]
+        masks[i] = np.where(here > 0, OTHER_CELL, MEDIUM)
+        masks[i][here == number[i]] = CENTRE_CELL
     return crops, masks
 
 
-def free_windows(
-    labels: npt.NDArray[np.int32], *, size_px: int = 64, margin_px: int = 8, most: int, seed_id: int
-) -> npt.NDArray[np.int64]:
-    """Choose windows of a field that have no cell in them or near them.
+def medium_levels(image: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:
+    """Return the median of each channel's medium, of all pixels where there is none: (channel,)."""
+    medium = labels == 0
+    pixels = image[:, medium] if medium.any() else image.reshape(len(image), -1)
+    return np.median(pixels, axis=1).astype(image.dtype)
 
-    One after another, in a seeded order, the window is taken that overlaps least with those taken;
-    none is taken that one of them covers by more than half.
+
+def free_windows(
+    labels: Labels, *, size_px: int, margin_px: int, most: int, seed_id: int
+) -> npt.NDArray[np.int64]:
+    """Choose windows of a field in which there is no cell, nor near them.
 
     Parameters
     ----------
-    labels : array (y, x), int32
+    labels : array (y, x), int
     size_px : int
     margin_px : int
-        No cell is this near to a window, in rows or columns; what lies outside the field is free.
+        At least so many pixels lie between a window and any cell.
     most : int
+        So many windows, or fewer where there is no room.
     seed_id : int
-        Identity of the field with the seed: 64 bits.
+        64 bits that name the field: which windows are taken depends on it and the labels alone.
 
     Returns
     -------
     array (window, 2), int64
-        First row and column; windows lie in the field. Fewer than `most` where there is no room.
-
-    Examples
-    --------
-    >>> labels = np.zeros((64, 128), np.int32)
-    >>> labels[:, :40] = 1
-    >>> free_windows(labels, size_px=64, most=1, seed_id=3)[:, 1] >= 48
-    array([ True])
+        First row and column. Windows lie apart from each other as long as there is room, then they
+        overlap by half at most, then by three quarters.
     """
-    corners = _free_corners(labels, size_px, margin_px)
-    if not len(corners) or most < 1:
+    chosen: list[tuple[int, int]] = []
+    rows, columns = labels.shape
+    if most < 1 or min(rows, columns) < size_px:
         return np.empty((0, 2), np.int64)
-    places: UInt64Array = (corners[:, 0] * labels.shape[1] + corners[:, 1]).astype(np.uint64)
-    corners = corners[np.lexsort((places, words(seed_id, "free window", places)))]
-    overlap = np.zeros(len(corners))
-    open_ = np.ones(len(corners), bool)
-    taken: list[int] = []
-    while len(taken) < most and open_.any():
-        best = int(np.where(open_, overlap, np.inf).argmin())
-        taken.append(best)
-        shared = np.maximum(size_px - np.abs(corners - corners[best]), 0).prod(1) / size_px**2
-        overlap += shared
-        open_ &= shared <= MOST_OVERLAP
-    return corners[taken]
+    wide = 2 * margin_px + 1
+    near = cv2.dilate((labels > 0).astype(np.uint8), np.ones((wide, wide), np.uint8))
+    total = cv2.integral(near)
+    top = np.arange(0, rows - size_px + 1, STEP_PX)[:, None]
+    left = np.arange(0, columns - size_px + 1, STEP_PX)[None]
+    inside = (
+        total[top + size_px, left + size_px]
+        - total[top, left + size_px]
+        - total[top + size_px, left]
+        + total[top, left]
+    )
+    free = np.argwhere(inside == 0).astype(np.int64) * STEP_PX
+    places = draw.order(seed_id, "window", (free[:, 0] * columns + free[:, 1]).astype(np.uint64))
+    for apart in (size_px, size_px // 2, size_px // 4):
+        for y, x in _apart(free[places], chosen, apart):
+            chosen.append((y, x))
+            if len(chosen) == most:
+                return np.array(chosen, np.int64)
+    return np.array(chosen, np.int64).reshape(-1, 2)
 
 
-def _free_corners(
-    labels: npt.NDArray[np.int32], size_px: int, margin_px: int
-) -> npt.NDArray[np.int64]:
-    """Return corners of windows without cells, all or those of a lattice: (corner, 2)."""
-    height, width = labels.shape
-    if min(height, width) < size_px:
-        return np.empty((0, 2), np.int64)
-    total = np.zeros((height + 1, width + 1), np.int32)
-    np.cumsum(labels > 0, axis=0, out=total[1:, 1:])
-    np.cumsum(total[1:, 1:], axis=1, out=total[1:, 1:])
-    top, left = np.arange(height - size_px + 1), np.arange(width - size_px + 1)
-    low_y, low_x = np.maximum(top - margin_px, 0), np.maximum(left - margin_px, 0)
-    high_y = np.minimum(top + size_px + margin_px, height)
-    high_x = np.minimum(left + size_px + margin_px, width)
-    covered = total[high_y][:, high_x] - total[low_y][:, high_x]
-    covered += total[low_y][:, low_x] - total[high_y][:, low_x]
-    free = covered == 0
-    step = 1
-    while free[::step, ::step].sum() > MOST_CANDIDATES:
-        step *= 2
-    return np.argwhere(free[::step, ::step]).astype(np.int64) * step
+def _apart(
+    free: npt.NDArray[np.int64], chosen: list[tuple[int, int]], apart: int
+) -> Iterator[tuple[int, int]]:
+    """Yield, in order, corners at least `apart` from all that are chosen, also meanwhile."""
+    left = free
+    for y, x in chosen:
+        left = left[(abs(left - (y, x)) >= apart).any(1)]
+    while len(left):
+        y, x = (int(v) for v in left[0])
+        yield y, x
+        left = left[(abs(left - (y, x)) >= apart).any(1)]

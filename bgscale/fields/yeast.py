@@ -16,9 +16,8 @@ import numpy.typing as npt
 
 from bgscale.errors import ConfigError, nearest
 from bgscale.fields.labels import Labels
-from bgscale.fields.parting import CROSS, Parts, blurred, disk, parted
+from bgscale.fields.parting import CROSS, Image, Parts, blurred, disk, parted
 
-Image = npt.NDArray[np.float32]
 
 SHOWN_IN = ("cytosol", "nucleus", "protein")
 """The first channel that is there is segmented; without cytosol cells are found by what light they
