@@ -15,7 +15,7 @@ from bgscale import pipeline
 from bgscale.config import RunConfig, ScreenSection
 from bgscale.distribute.execute import Listener, draining_signals, run_units
 from bgscale.distribute.ledger import Ledger
-from bgscale.errors import StoreMismatchError
+from bgscale.errors import InputError, StoreMismatchError
 from bgscale.pipeline import Stage
 from bgscale.progress import Narrator, Silent
 from bgscale.results import Store
@@ -146,7 +146,22 @@ class Run:
         return [s.name for s in stages if s.name in made and made[s.name]["token"] != s.token]
 
     def check(self, *, redo: bool = False, until: str | None = None) -> None:
-        """Raise `StoreMismatchError` if the store was made by another config, unless `redo`."""
+        """Raise what would stop a run, before anything is computed.
+
+        Raises
+        ------
+        InputError
+            Fewer than two classes, where they are to be told apart.
+        StoreMismatchError
+            The store was made by another config, and not `redo`.
+        """
+        classes = self.screen.classes
+        if len(classes) < 2 and any(s.name == "donors" for s in self._until(until)):
+            msg = (
+                f"column {self.config.screen.class_column!r} has {len(classes)} class "
+                f"({', '.join(classes)}); expected at least 2 to tell apart"
+            )
+            raise InputError(msg)
         outdated = self.outdated(until)
         if outdated and not redo:
             msg = (

@@ -21,6 +21,7 @@ Mask: TypeAlias = npt.NDArray[Any]
 Box: TypeAlias = tuple[slice, slice]
 
 SEED_PX = 12
+"""Seeds are found in an image that is smaller by a whole factor, where a cell is not narrower."""
 SEAM_WIDTH, SEAM_CURVATURE = 0.07, 0.02
 """Width of the dark seam between touching cells, as a share of the diameter, and how bent the
 light is across it, as a share of the light around."""
@@ -124,13 +125,13 @@ def _cores(mask: Mask, level: Image, diameter_px: float) -> Mask:
     # local brightness made equal, so that a seam beside a bright cell counts as any other
     widest = cv2.dilate(level, disk(0.25 * diameter_px))
     around = blurred(widest, 0.2 * diameter_px)
-    even = cv2.divide(level, cv2.max(around, 1e-6))
+    even = level / np.maximum(around, np.float32(1e-6))
     width = SEAM_WIDTH * diameter_px
     bent = cv2.Laplacian(blurred(even, width), cv2.CV_32F)
-    core = mask & (bent <= SEAM_CURVATURE / width**2).view(np.uint8)
+    core: Mask = mask & (bent <= SEAM_CURVATURE / width**2).view(np.uint8)
     # vacuoles are dark as well
     outlines, _ = cv2.findContours(core, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    core = cv2.drawContours(core, outlines, -1, 1, cv2.FILLED)
+    cv2.drawContours(core, outlines, -1, 1, cv2.FILLED)
     return np.asarray(cv2.morphologyEx(core, cv2.MORPH_OPEN, disk(0.06 * diameter_px)), np.uint8)
 
 
@@ -192,7 +193,7 @@ def _flooded(seeds: Labels, mask: Mask, most: int) -> npt.NDArray[np.integer[Any
             break
         before = left
         cv2.copyTo(cv2.dilate(labels, _SQUARE if step % 2 else CROSS), free, labels)
-    return labels if kind is np.uint16 else labels.astype(np.int32)
+    return np.asarray(labels, np.uint16 if kind is np.uint16 else np.int32)
 
 
 def _measured(labels: npt.NDArray[np.integer[Any]], mask: Mask, light: Image) -> Parts:

@@ -82,7 +82,7 @@ def medium_levels(image: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:
     """Return the median of each channel's medium, of all pixels where there is none: (channel,)."""
     medium = labels == 0
     pixels = image[:, medium] if medium.any() else image.reshape(len(image), -1)
-    return np.median(pixels, axis=1).astype(image.dtype)
+    return np.asarray(np.median(pixels, axis=1).astype(image.dtype))
 
 
 def free_windows(

@@ -14,10 +14,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from bgscale.errors import ConfigError, nearest
+from bgscale.errors import ConfigError, InputError, nearest
 from bgscale.fields.labels import Labels
 from bgscale.fields.parting import CROSS, Image, Parts, blurred, disk, parted
-
 
 SHOWN_IN = ("cytosol", "nucleus", "protein")
 """The first channel that is there is segmented; without cytosol cells are found by what light they
@@ -110,7 +109,10 @@ class YeastSegmenter:
         array (y, x), int32
             0 medium, cells from 1 in the order of their first pixels.
         """
-        role = next(role for role in SHOWN_IN if role in channels)
+        role = next((role for role in SHOWN_IN if role in channels), None)
+        if role is None:
+            msg = f"channels are {', '.join(channels) or 'none'}; to find cells, one must be "
+            raise InputError(msg + ", ".join(SHOWN_IN))
         plane = np.ascontiguousarray(image[list(channels).index(role)], np.float32)
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
@@ -126,13 +128,13 @@ class YeastSegmenter:
         light, noise = without_medium(smooth, diameter_px)
         if noise <= 0:
             return nothing
-        level = cv2.max(light, 0)
+        level = np.maximum(light, np.float32(0))
         level *= np.float32(1 / (self.contrast * noise))
         level += 1
         level = cv2.log(level, dst=level)
         threshold = max(_otsu(_sample(level)), float(np.log(2.0)))
-        mask = (level > threshold).view(np.uint8)
-        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(0.05 * diameter_px))
+        above = (level > threshold).view(np.uint8)
+        mask = cv2.morphologyEx(above, cv2.MORPH_OPEN, disk(0.05 * diameter_px))
         if not mask.any():
             return nothing
         parts = parted(mask, level, light, diameter_px, bud=self.bud)

@@ -44,12 +44,6 @@ def proteins(job: Job, unit: Unit) -> Done:
     """Write which classes each protein has, and the plate map's further columns."""
     del unit
     screen, store = job.screen, job.store
-    if len(screen.classes) < 2:
-        msg = (
-            f"column {job.config.screen.class_column!r} has {len(screen.classes)} class "
-            f"({', '.join(screen.classes)}); expected at least 2 to tell apart"
-        )
-        raise InputError(msg)
     coords = {"protein": screen.proteins, "localization": screen.classes}
     store.create_group("proteins", coords=coords, plate_map=screen.plate_map.columns)
     shape = {"protein": len(screen.proteins), "localization": len(screen.classes)}
