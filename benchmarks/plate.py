@@ -2,11 +2,12 @@
 
     python benchmarks/plate.py [--quick] [--json plate.json] [--folder DIR]
 
-Simulates a 384-well plate of 4 fields as an Opera Phenix folder (2.4 GB, about 6 GB at most with
-what is made of it; --quick: 24 wells of 2 fields), then imports it, finds its cells, gathers and
-cuts them, each step in a process of its own, serial, with one thread. The same for every fourth
-well: the peak memory of both is compared. Units are of the same size in both, as far as there are
-fields for it: 16 fields, and as many cells as the default gives the full plate.
+Simulates a 384-well plate of 4 fields as an Opera Phenix folder (2.4 GB, with what is made of it
+about 4 GB at a time, 6 GB where --folder keeps all; --quick: 24 wells of 2 fields). Then imports
+it, finds its cells, gathers and cuts them, each step in a process of its own, serial, with one
+thread. The same for every fourth well: the peak memory of both is compared. Units are of the same
+size in both, 16 fields and as many cells as the default gives the full plate; the few fields of
+--quick make smaller ones.
 
 Rates are of wall time, which other work on the machine lengthens; `cpu` is what the step used.
 `read` and `written` count calls, also those that the page cache answers, and what the ledger reads
@@ -38,7 +39,6 @@ ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENCV_FOR_THREADS_NUM": "1",
-    "BLOSC_NTHREADS": "1",
     "ZARR_THREADING__MAX_WORKERS": "1",
 }
 

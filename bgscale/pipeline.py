@@ -287,6 +287,7 @@ def _add_plates(job: Job, screen: PlateScreen, named: Named, add: Add) -> list[s
     section = config.cells
     segment, gather, cut = [], [], []
     for plate in screen.plates:
+        fields.check_labels_there(job, plate)
         how: dict[str, Any] = {"labels": section.labels}
         if not section.labels:
             how = {"segmenter": section.segmenter, **fields.segmenter_of(job).to_config()}

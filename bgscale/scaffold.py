@@ -142,6 +142,9 @@ def _of_plates(screen: PlateScreen, facts: dict[str, Any]) -> list[str]:
         handle, refs = screen.handles[name], screen.fields[name]
         plate["labels"] = list(handle.image(refs[0]).labels)
         plate["channels"] = list(handle.image(refs[0]).channels)
+        plate["axes"] = dict(
+            zip(handle.image(refs[0]).axes, handle.image(refs[0]).shape, strict=True)
+        )
         for i in _spread(len(refs), FIELDS_LOOKED_AT):
             try:
                 screen.read(name, int(i))
@@ -152,6 +155,10 @@ def _of_plates(screen: PlateScreen, facts: dict[str, Any]) -> list[str]:
     first = next(iter(facts["plates"].values()))
     lines += ["", f"channels there: {', '.join(first['channels']) or 'without names: use numbers'}"]
     lines.append(f"label images  : {', '.join(first['labels']) or 'none'}")
+    if first["axes"].get("t", 1) > 1:
+        lines.append(f"time          : point {first['time']} of {first['axes']['t']} is read")
+    if first["axes"].get("z", 1) > 1:
+        lines.append(f"z             : {first['z']} of {first['axes']['z']} planes is read")
     lines += _looked_at(np.array(reasons), "fields", facts)
     facts["found_wrong"] = texts
     more = f"  ... and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""

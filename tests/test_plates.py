@@ -422,3 +422,8 @@ def test_a_screen_lies_on_an_object_store(
         assert remote.identity("P1") == local.identity("P1")
     finally:
         endpoint.stop()
+
+
+def test_label_images_that_are_not_there_are_an_error_at_once(screen: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'truth'"):
+        Run.from_config(plates_config(screen, tmp_path, cells={"labels": "thruth"}))

@@ -45,7 +45,7 @@ def _first_look(command: Callable[..., Any]) -> Callable[..., Any]:
             default=0,
             type=click.IntRange(min=0),
             metavar="N",
-            help="At most N cells, spread over the proteins, for a first look.",
+            help="At most N crops or fields, spread over the proteins, for a first look.",
         ),
     ):
         command = option(command)

@@ -31,6 +31,9 @@ BELOW, SURFACE_ROUNDS = 0.05, 8
 """Share of blocks that lie below the medium's surface, were none of them full of cells."""
 LEAST_NOISE = 1e-4
 """Of the brightest pixel: images made by computers have medium without noise."""
+FLOAT_ROUNDING = 1e-6
+DARKEST = 0.2
+"""Share of pixels whose grain is looked at: there is so much medium in the fullest field."""
 SAMPLE = 40_000
 """Pixels that a histogram is made of, about."""
 _BLOCK, _LEVELS = 9, 512
@@ -206,7 +209,20 @@ def without_medium(smooth: Image, diameter_px: float) -> tuple[Image, float]:
     lower = sample[sample < centre]
     noise = 1.4826 * float(np.median(centre - lower)) if len(lower) else 0.0
     light -= np.float32(centre)
-    return light, max(noise, LEAST_NOISE * float(light.max()))
+    rounding = FLOAT_ROUNDING * float(np.abs(sample).max() + np.abs(low).max())
+    least = max(LEAST_NOISE * float(light.max()), rounding, _grain(light, diameter_px))
+    return light, max(noise, least)
+
+
+def _grain(light: Image, diameter_px: float) -> float:
+    """Return the spread of nearby pixels among the darkest: less than the medium's noise."""
+    step, apart = _step(light), max(round(0.1 * diameter_px), 1)
+    here, there = light[::step, :-apart:step], light[::step, apart::step]
+    dark = np.quantile(here, DARKEST) if here.size else 0.0
+    both = (here <= dark) & (there <= dark)
+    if not both.any():
+        return 0.0
+    return float(np.median(np.abs(here[both] - there[both]))) * 1.4826 / np.sqrt(2)
 
 
 def _surface(low: Image) -> Image:
@@ -214,25 +230,33 @@ def _surface(low: Image) -> Image:
     rows, columns = low.shape
     y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
     terms = np.stack([np.ones_like(y), y, x, y * y, y * x, x * x], -1).reshape(-1, 6)
-    values = low.ravel().astype(np.float64)
-    scale = max(float(np.ptp(values)), 1e-12)
-    fitted = np.full(len(values), values.min())
+    least = float(low.min())
+    values = low.ravel().astype(np.float64) - least
+    scale = float(values.max()) or 1.0
+    fitted = np.zeros(len(values))
     for _ in range(SURFACE_ROUNDS):
         above = (values - fitted) / scale
         weight = np.where(above > 0, BELOW, 1 - BELOW) / (np.abs(above) + 1e-3)
         moment = terms.T @ (terms * weight[:, None]) + 1e-6 * np.eye(6)
         fitted = terms @ np.linalg.solve(moment, terms.T @ (weight * values))
-    return fitted.reshape(rows, columns).astype(np.float32)
+    return (fitted + least).reshape(rows, columns).astype(np.float32)
+
+
+def _step(image: Image) -> int:
+    return max(int(np.sqrt(image.size / SAMPLE)), 1)
 
 
 def _sample(image: Image) -> Image:
-    step = max(int(np.sqrt(image.size / SAMPLE)), 1)
-    return image[::step, ::step].ravel()
+    return image[:: _step(image), :: _step(image)].ravel()
 
 
 def _mode(values: Image) -> float:
-    """Return the most frequent value: the medium's, of light without its uneven part."""
-    counts, low, width = _histogram(values, *np.quantile(values, (0.001, 0.9)).tolist())
+    """Return the most frequent value: the medium's, of light without its uneven part.
+
+    In a field full of cells their light is more frequent, so only the lower half is looked at.
+    """
+    lowest, most, brightest = np.quantile(values, (0.001, 0.9, 0.99)).tolist()
+    counts, low, width = _histogram(values, lowest, min(most, brightest / 2))
     smooth = np.convolve(counts, np.ones(17) / 17, "same")
     return low + (int(smooth.argmax()) + 0.5) * width
 
@@ -253,7 +277,7 @@ def _histogram(
     values: Image, low: float, high: float
 ) -> tuple[npt.NDArray[np.int64], float, float]:
     """Return counts of the values between two ends, the first end, and the width of a bin."""
-    width = max(high - low, 1e-30) / _LEVELS
-    bins = ((values.ravel() - np.float32(low)) * np.float32(1 / width)).astype(np.int32)
-    bins = bins[(bins >= 0) & (bins < _LEVELS)]
+    width = (high - low if high > low else 1.0) / _LEVELS
+    bins = (values - np.float32(low)) / np.float32(width)
+    bins = bins[(bins >= 0) & (bins < _LEVELS)].astype(np.int32)
     return np.bincount(bins, minlength=_LEVELS), low, width

@@ -222,6 +222,8 @@ class PlateScreen:
                     "shape": list(self.layouts[name].shape),
                     "dtype": str(self.layouts[name].dtype),
                     "pixel_size_um": self.layouts[name].pixel_size_um,
+                    "time": self.opened_with["time"],
+                    "z": self.opened_with["z"],
                     "problems": self.problems(name),
                 }
                 for name, handle in self.handles.items()

@@ -44,6 +44,10 @@ class Candidates:
 def donors(job: Job, unit: Unit) -> Done:
     """Choose donors, windows and centre cells, write who they are, create the banks' arrays."""
     del unit
+    if not job.everyone.usable.any():
+        msg = f"no cell that can be used on {', '.join(job.plates)}: `bgscale status` and the "
+        msg += "reason codes in plates/*/cells and plates/*/fields say why"
+        raise InputError(msg)
     files: list[str] = []
     summary = {}
     for bank in BANKS:

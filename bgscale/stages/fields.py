@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bgscale import draw, fields, ngff
 from bgscale.distribute.units import Unit
-from bgscale.errors import FieldError, InputError, UnitError
+from bgscale.errors import FieldError, InputError, UnitError, nearest
 from bgscale.schema import Reason
 from bgscale.screen import PlateScreen
 from bgscale.stages.cells import MIN_SHARDS, Columns, Done, create_crops, create_table
@@ -72,6 +72,24 @@ def segmenter_of(job: Job) -> Any:
     """Return the segmenter that the config names, with its options."""
     section = job.config.cells
     return fields.SEGMENTERS[section.segmenter].from_config(section.options)
+
+
+def check_labels_there(job: Job, plate: str) -> None:
+    """Raise where label images are to be used that the plate's first good field has not."""
+    wanted, screen = job.config.cells.labels, plate_screen(job)
+    for ref in screen.fields[plate]:
+        try:
+            known = screen.handles[plate].image(ref).labels
+        except FieldError:
+            continue
+        if wanted and wanted not in known:
+            have = ", ".join(known) or "none"
+            msg = (
+                f"cells.labels: no label image {wanted!r}{nearest(wanted, known)} in field "
+                f"{ref.well}/{ref.field} of plate {plate}; there are {have}"
+            )
+            raise InputError(msg)
+        return
 
 
 def _found_columns(job: Job) -> tuple[str, ...]:
