@@ -4,6 +4,7 @@ Owns seeds, the borders between cells and the rules for joining; knows no medium
 sizes are shares of a typical cell's diameter in pixels.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -57,16 +58,16 @@ class Parts:
         0 in the medium; not all numbers need be used.
     boxes : dict of int to two slices
         Where each label is.
-    light : array (label,), float64
-        Of each label's brighter part, above its own mean.
-    area : array (label,), int64
-        In pixels.
+    light : list of float
+        Of each label's brighter part, above its own mean; the first entry is the medium's.
+    area : list of int
+        Of each label, in pixels.
     """
 
     labels: npt.NDArray[np.integer[Any]]
     boxes: dict[int, Box]
-    light: npt.NDArray[np.float64]
-    area: npt.NDArray[np.int64]
+    light: list[float]
+    area: list[int]
 
 
 def blurred(image: Image, sigma: float) -> Image:
@@ -216,7 +217,7 @@ def _measured(labels: npt.NDArray[np.integer[Any]], mask: Mask, light: Image) ->
         for label, box in enumerate(ndimage.find_objects(labels[::2, ::2]), 1)
         if box is not None
     }
-    return Parts(labels, boxes, brighter, area)
+    return Parts(labels, boxes, brighter.tolist(), area.tolist())
 
 
 def _rejoin(parts: Parts, light: Image, bud: float) -> None:
@@ -233,9 +234,8 @@ def _rejoin(parts: Parts, light: Image, bud: float) -> None:
                 judged[pair] = _oneness(parts, light, pair, contact, bud)
         joined: dict[int, int] = {}
         touched: set[int] = set()
-        for pair in sorted(judged, key=lambda pair: (-judged[pair], pair)):
-            if judged[pair] < 0:
-                break
+        same = [pair for pair, oneness in judged.items() if oneness >= 0]
+        for pair in sorted(same, key=lambda pair: (-judged[pair], pair)):
             if touched.isdisjoint(pair):
                 touched.update(pair)
                 small, large = sorted(pair, key=lambda i: (parts.area[i], i))
@@ -273,8 +273,8 @@ def _contacts(labels: npt.NDArray[np.integer[Any]]) -> dict[tuple[int, int], int
 
 def _oneness(parts: Parts, light: Image, pair: tuple[int, int], contact: int, bud: float) -> float:
     """Return how much more two parts fill their joint hull than one cell must; -1 at least."""
-    small, large = sorted(parts.area[list(pair)].tolist())
-    wide = contact / (2 * np.sqrt(small / np.pi))
+    small, large = sorted((parts.area[pair[0]], parts.area[pair[1]]))
+    wide = contact / (2 * math.sqrt(small / math.pi))
     if wide < LEAST_CONTACT:
         return -1.0
     if small < bud**2 * large and wide >= BUD_CONTACT:
@@ -302,9 +302,9 @@ def _join(parts: Parts, small: int, large: int) -> None:
     here = parts.labels[box]
     here[here == small] = large
     parts.boxes[large] = _around(box, parts.boxes[large])
-    areas = parts.area[[small, large]]
-    parts.light[large] = np.average(parts.light[[small, large]], weights=areas)
-    parts.area[[small, large]] = 0, areas.sum()
+    area = parts.area[small] + parts.area[large]
+    total = sum(parts.light[i] * parts.area[i] for i in (small, large))
+    parts.light[large], parts.area[large] = total / area, area
 
 
 def _around(one: Box, other: Box) -> Box:

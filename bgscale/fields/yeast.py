@@ -222,7 +222,7 @@ def _grain(light: Image, diameter_px: float) -> float:
     both = (here <= dark) & (there <= dark)
     if not both.any():
         return 0.0
-    return float(np.median(np.abs(here[both] - there[both]))) * 1.4826 / np.sqrt(2)
+    return float(1.4826 / np.sqrt(2) * np.median(np.abs(here[both] - there[both])))
 
 
 def _surface(low: Image) -> Image:
