@@ -61,6 +61,8 @@ class FieldError(BgscaleError, ValueError):
     message : str
     """
 
+    exit_code = EXIT_BAD_INPUT
+
     def __init__(self, reason: int, message: str) -> None:
         super().__init__(message)
         self.reason = reason

@@ -59,6 +59,7 @@ def test_every_error_is_also_a_built_in_one_and_carries_its_exit_code():
         "UnknownNameError": 2,
         "StoreMismatchError": 2,
         "UnitError": 1,
+        "FieldError": 2,
         "DiskFullError": 74,
         "InterruptedRunError": 75,
     }

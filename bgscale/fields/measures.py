@@ -91,9 +91,11 @@ def _solidity(
 ) -> npt.NDArray[np.float64]:
     hull = np.empty(len(boxes))
     for i, box in enumerate(boxes):
-        ys, xs = np.nonzero(labels[box] == i + 1)
-        # corners of pixels, not their middles
-        corners = np.concatenate([np.stack([xs + a, ys + b], -1) for a in (0, 1) for b in (0, 1)])
+        own = labels[box] == i + 1
+        y = np.flatnonzero(own.any(1))
+        first, last = own[y].argmax(1), own.shape[1] - own[y, ::-1].argmax(1)
+        # the outer corners of each row's first and last pixel
+        corners = np.stack([np.r_[first, first, last, last], np.r_[y, y + 1, y, y + 1]], -1)
         hull[i] = cv2.contourArea(cv2.convexHull(corners.astype(np.int32)))
     return area / np.maximum(hull, 1)
 

@@ -303,6 +303,7 @@ def gather(job: Job, unit: Unit) -> Done:
         tables.append((field + start, block[field, slot]))
     field = np.concatenate([f for f, _ in tables])
     found = dict(zip(_found_columns(job), np.concatenate([t for _, t in tables]).T, strict=True))
+    del tables
     wells, short = zip(*(name.split("/")[-2:] for name in names), strict=True)
     columns: dict[str, npt.NDArray[Any]] = {
         **found,
