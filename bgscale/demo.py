@@ -67,7 +67,7 @@ def demo_config(spec: ScreenSpec) -> RunConfig:
             "donors": {"windows_per_class": 200},
             "classification": {"crops_per_class": 100},
             "proportions": {"replicates": 10},
-            "training": {"seed": spec.seed, "epochs": 25},
+            "training": {"seed": spec.seed, "epochs": 20},
         },
         origin="demo",
     )

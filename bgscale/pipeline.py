@@ -287,7 +287,7 @@ def _add_plates(job: Job, screen: PlateScreen, named: Named, add: Add) -> list[s
     section = config.cells
     segment, gather, cut = [], [], []
     for plate in screen.plates:
-        fields.check_labels_there(job, plate)
+        fields.check_plan(job, plate)
         how: dict[str, Any] = {"labels": section.labels}
         if not section.labels:
             how = {"segmenter": section.segmenter, **fields.segmenter_of(job).to_config()}
@@ -297,7 +297,6 @@ def _add_plates(job: Job, screen: PlateScreen, named: Named, add: Add) -> list[s
                 plate,
                 [],
                 screen=screen.identity(plate),
-                proteins=screen.field_proteins(plate).tolist(),
                 seed=config.seed,
                 crop=[section.crop_size_px, section.border_px],
                 windows=[section.windows_per_field, section.margin_px],
@@ -321,7 +320,16 @@ def _add_plates(job: Job, screen: PlateScreen, named: Named, add: Add) -> list[s
                 partial(fields.field_step, plate=plate),
             )  # fmt: skip
     for plate, stage in zip(screen.plates, segment, strict=True):
-        gather.append(named("gather", plate, [stage], shard_cells=config.shard_cells))
+        gather.append(
+            named(
+                "gather",
+                plate,
+                [stage],
+                shard_cells=config.shard_cells,
+                names=screen.proteins,
+                proteins=screen.field_proteins(plate).tolist(),
+            )
+        )
         owned = tuple(node.format(plate, name) for name in ("cells", "crops"))
         add(gather[-1], owned, "one table of a plate's cells")
     for plate, stage in zip(screen.plates, gather, strict=True):

@@ -253,6 +253,8 @@ class Run:
             self.store.create({"stages": {}})
         self.store.sweep()
         self._forget(self.outdated(until))
+        for plate in set(self.store.attrs().get("plates", [])) - set(self.screen.plates):
+            self.store.remove(f"plates/{plate}")
         planned = [stage.name for stage in self._stages]
         self.store.update_attrs(
             {

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bgscale.config import RunConfig, template
+from bgscale.config import ModelSection, RunConfig, template
 from bgscale.errors import FieldError, InputError
 from bgscale.schema import Reason
 from bgscale.screen import (
@@ -54,7 +54,8 @@ def scaffold(screen: str | None, output: Path, *, pattern: str, force: bool) -> 
                 **{role: found.opened_with[role] or "" for role in _ROLES},
             }
         )
-        config = config.model_copy(update={"screen": section})
+        models = {"tiny": ModelSection(weights="tiny.safetensors")}
+        config = config.model_copy(update={"screen": section, "models": models})
         rows = found.plate_map_template()
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(template(config), encoding="utf-8")
@@ -139,13 +140,7 @@ def _of_plates(screen: PlateScreen, facts: dict[str, Any]) -> list[str]:
             f"{shown:>7}"
         )
         texts += [f"{name}: {problem['text']}" for problem in plate["problems"]]
-        handle, refs = screen.handles[name], screen.fields[name]
-        plate["labels"] = list(handle.image(refs[0]).labels)
-        plate["channels"] = list(handle.image(refs[0]).channels)
-        plate["axes"] = dict(
-            zip(handle.image(refs[0]).axes, handle.image(refs[0]).shape, strict=True)
-        )
-        for i in _spread(len(refs), FIELDS_LOOKED_AT):
+        for i in _spread(plate["fields"], FIELDS_LOOKED_AT):
             try:
                 screen.read(name, int(i))
                 reasons.append(Reason.OK)

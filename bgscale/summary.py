@@ -185,6 +185,7 @@ def field_table(store: str | Path) -> pd.DataFrame:
         table.insert(0, "plate", plate)
         table.insert(1, "well", parts[1])
         table.insert(2, "field", parts[2])
-        table["kind"] = np.where(table["protein"] < 0, "blank", "sample")
+        blank = table["protein"] < 0 if "protein" in table else False
+        table["kind"] = np.where(blank, "blank", "sample")
         tables.append(table.rename(columns={"area_median": "area_median_px"}))
     return pd.concat(tables, ignore_index=True)

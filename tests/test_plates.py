@@ -15,7 +15,7 @@ from distributed import Client
 from screens import plates_config, write_plate_screen
 from test_run import Counter, assert_same_store
 
-from bgscale import ngff, open_results, open_screen
+from bgscale import fields, ngff, open_results, open_screen
 from bgscale.cli import main
 from bgscale.config import template
 from bgscale.errors import InputError
@@ -174,7 +174,9 @@ def test_each_field_is_read_twice_and_its_metadata_once(
     config = plates_config(screen, tmp_path)
     counter = Counter()
     run = Run.from_config(config)
-    assert reads == {}
+    # two of each plate, for its identity
+    assert sum(reads.values()) == 4
+    reads.clear()
     run.execute(until="cut", listener=counter)
     fields = sum(len(refs) for refs in opened(screen).fields.values())
     assert len(reads) == fields
@@ -183,6 +185,17 @@ def test_each_field_is_read_twice_and_its_metadata_once(
     assert counter.done["gather"] == 2
     Run.from_config(config).execute(until="cut", listener=counter)
     assert counter.done["segment"] == fields
+
+
+def test_other_pixels_are_another_plate(copied: Path) -> None:
+    before = opened(copied).identity("P1")
+    for i, ref in enumerate(opened(copied).fields["P1"]):
+        image = np.random.default_rng(i).integers(90, 900, (3, 288, 288)).astype(np.uint16)
+        ngff.write_field(
+            copied / "plates" / "P1.zarr", ref.well, ref.field, image,
+            channels=["gfp", "rfp", "nuc"], pixel_size_um=0.17,
+        )  # fmt: skip
+    assert opened(copied).identity("P1") != before
 
 
 def test_label_images_of_the_plate_are_used_when_asked_for(screen: Path, tmp_path: Path) -> None:
@@ -256,7 +269,7 @@ def test_a_bad_field_is_marked_and_the_run_goes_on(
     run_toml.write_text(template(config), encoding="utf-8")
     result = CliRunner().invoke(main, ["run", str(run_toml)])
     assert result.exit_code == 3, result.output
-    assert f"1 fields could not be used: 1 {reason.text}" in result.output
+    assert f"1 field(s) could not be used: 1 {reason.text}" in result.output
     tree = open_results(config.store)
     assert np.isfinite(
         tree["proportions/tiny"]["proportion"].sel(fit="fixed", setting="original")
@@ -317,10 +330,14 @@ def test_wrong_options_are_errors(screen: Path, tmp_path: Path) -> None:
         ({"options": {"diametre_um": 3.0}}, "diameter_um"),
         ({"options": {"diameter_um": -3.0}}, "positive"),
         ({"crop_size_px": 63}, "crop_size_px"),
+        ({"crop_size_px": 300}, "288x288"),
+        ({"windows_per_field": 0}, "cell_free"),
     ):
         with pytest.raises(InputError, match=said):
             Run.from_config(plates_config(screen, tmp_path, cells=cells))
-    with pytest.raises(InputError, match="can be read"):
+    with pytest.raises(InputError, match=r"screen\.time = 3"):
+        opened(screen, time=3)
+    with pytest.raises(InputError, match="so are all"):
         opened(screen, protein="GPF")
     with pytest.raises(InputError, match="plate"):
         open_screen(tmp_path / "nothing" / "*.zarr", class_column="protein")
@@ -427,3 +444,76 @@ def test_a_screen_lies_on_an_object_store(
 def test_label_images_that_are_not_there_are_an_error_at_once(screen: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'truth'"):
         Run.from_config(plates_config(screen, tmp_path, cells={"labels": "thruth"}))
+
+
+def test_another_plate_map_does_not_redo_segmentation(copied: Path, tmp_path: Path) -> None:
+    config = plates_config(copied, tmp_path)
+    Run.from_config(config).execute(until="cut")
+    table = pd.read_csv(copied / "platemap.csv")
+    table["protein"] = "X" + table["protein"]
+    table.to_csv(copied / "platemap.csv", index=False)
+    run = Run.from_config(config)
+    assert "segment/P1" not in run.outdated()
+    assert "gather/P1" in run.outdated()
+    counter = Counter()
+    run.execute(until="cut", redo=True, listener=counter)
+    assert "segment" not in counter.done
+    protein = open_results(config.store)["plates/P1/cells"]["protein"]
+    assert protein.attrs["names"][0] == "XSIM001"
+
+
+def test_an_odd_first_field_does_not_condemn_the_others(copied: Path) -> None:
+    _other_shape(copied / "plates" / "P1.zarr" / "A" / "01" / "0")
+    assert opened(copied).layouts["P1"].shape == (288, 288)
+    (copied / "plates" / "P1.zarr" / "A" / "01" / "0" / "zarr.json").write_text("{")
+    result = CliRunner().invoke(main, ["info", str(copied / "plates")])
+    assert result.exit_code == 0, result.output
+    assert "1 of 16 fields looked at cannot be used" in result.output
+
+
+def test_labels_without_medium_keep_all_their_cells(copied: Path, tmp_path: Path) -> None:
+    plate = copied / "plates" / "P1.zarr"
+    labels = np.full((288, 288), 5)
+    labels[100:200, 100:200] = 9
+    ngff.write_labels(plate, "A01", "0", labels, name="truth", pixel_size_um=0.17)
+    Run.from_config(plates_config(copied, tmp_path, cells={"labels": "truth"})).execute(
+        until="segment"
+    )
+    kept = open_results(tmp_path / "results.zarr")["plates/P1/labels"]["label"][0].to_numpy()
+    assert (kept == np.where(labels == 5, 1, 2)).all()
+
+
+class BrokenSegmenter:
+    """A plug-in that fails on bright fields and leaves a gap in its labels on others."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "BrokenSegmenter":
+        return cls()
+
+    def to_config(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, image: Any, **how: Any) -> Any:
+        if image.sum() % 2:
+            msg = "out of memory on the card"
+            raise RuntimeError(msg)
+        return np.full(image.shape[1:], 7, np.int32)
+
+
+def test_a_failing_plug_in_fails_its_field_alone(
+    screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fields.SEGMENTERS._paths, "broken", "test_plates:BrokenSegmenter")
+    config = plates_config(screen, tmp_path, cells={"segmenter": "broken"})
+    outcome = Run.from_config(config).execute(until="cut")
+    assert outcome.failed_fields == {Reason.LABELS.text: 16}
+    with pytest.raises(InputError, match="no cell that can be used"):
+        Run.from_config(config).execute()
+
+
+def test_a_plate_that_is_gone_leaves_the_store(copied: Path, tmp_path: Path) -> None:
+    config = plates_config(copied, tmp_path)
+    Run.from_config(config).execute(until="gather")
+    shutil.rmtree(copied / "plates" / "P2.zarr")
+    Run.from_config(config).execute(until="gather", redo=True)
+    assert list(open_results(config.store)["plates"].children) == ["P1"]

@@ -95,7 +95,7 @@ def finish(outcome: "Outcome") -> None:
     for counts, what in (
         (outcome.set_aside, f"of {outcome.cells} cells were set aside"),
         (outcome.unusable, f"of {outcome.cells} cells could not be used"),
-        (outcome.failed_fields, "fields could not be used"),
+        (outcome.failed_fields, "field(s) could not be used"),
     ):
         if counts:
             shown = ", ".join(f"{n} {text}" for text, n in counts.items())

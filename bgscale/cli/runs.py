@@ -59,7 +59,13 @@ def plan(run_toml: Path, limit: int, proteins: str) -> None:
     """Say what a run would do; computes nothing."""
     from bgscale.run import Run
 
-    run = Run.from_config(_load(run_toml, limit, proteins))
+    config = _load(run_toml, limit, proteins)
+    models = dict(config.models)
+    for name, model in config.models.items():
+        if model.weights and not Path(model.weights).is_file():
+            tell(f"no file {model.weights} yet: `bgscale train {run_toml}` writes it")
+            models[name] = model.model_copy(update={"weights": ""})
+    run = Run.from_config(config.model_copy(update={"models": models}))
     click.echo(run.describe_plan())
 
 

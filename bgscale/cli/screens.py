@@ -56,7 +56,8 @@ def init(screen: str | None, output: Path, pattern: str, force: bool) -> None:  
 
     for path in scaffold(screen, output, pattern=pattern, force=force):
         tell(f"wrote {path}")
-    tell("next: fill in the class column of the plate map, then `bgscale plan run.toml`")
+    tell("next: look at the channels in run.toml, fill in the class column of the plate map, then")
+    tell(f"      bgscale train {output}; bgscale run {output}")
 
 
 @main.command()

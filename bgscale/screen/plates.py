@@ -7,7 +7,9 @@ raises `FieldError` with its reason when it is read, and its run marks it and go
 
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +20,13 @@ import numpy.typing as npt
 
 from bgscale import draw
 from bgscale.errors import FieldError, InputError, nearest
-from bgscale.ngff import FieldRef, Plate, find_plates, open_plate
+from bgscale.ngff import FieldRef, ImageInfo, Plate, find_plates, open_plate
 from bgscale.platemap import WellMap, every_well, read_well_map, well_map_template
 from bgscale.schema import CHANNEL_ROLES, Reason
 from bgscale.screen.files import stored
 
+HASHED_FIELDS = 2
+"""Fields of a plate whose pixels are part of its identity: reading all is the work of the run."""
 LOOKED_AT = 16
 """Fields of a plate that may be damaged before the plate is refused."""
 
@@ -118,6 +122,8 @@ class PlateScreen:
         return found
 
     def _layout(self, plate: str) -> Layout:
+        """Return the commonest layout of the first fields, of equally many the first one's."""
+        found: list[Layout] = []
         problem: FieldError | None = None
         for ref in self.fields[plate][:LOOKED_AT]:
             try:
@@ -126,12 +132,32 @@ class PlateScreen:
             except FieldError as error:
                 problem = problem or error
                 continue
+            self._check_planes(plate, dict(zip(info.axes, info.shape, strict=True)))
             size = self.opened_with["pixel_size_um"] or info.pixel_size_um or 0.0
             shape = (int(info.shape[-2]), int(info.shape[-1]))
-            return Layout(shape, stored(np.dtype(info.dtype)), float(size))
-        looked = min(LOOKED_AT, len(self.fields[plate]))
-        msg = f"plate {plate}: none of the {looked} fields looked at can be read: {problem}"
-        raise InputError(msg)
+            found.append(Layout(shape, stored(np.dtype(info.dtype)), float(size)))
+        if not found:
+            looked = min(LOOKED_AT, len(self.fields[plate]))
+            msg = f"{problem}; so are all {looked} fields of plate {plate} that were looked at"
+            raise InputError(msg)
+        return max(found, key=found.count)
+
+    def _check_planes(self, plate: str, axes: dict[str, int]) -> None:
+        """Raise where the time point or plane that is asked for is not there."""
+        asked = {"t": ("time", self.opened_with["time"]), "z": ("z", self.opened_with["z"])}
+        for axis, (key, value) in asked.items():
+            count = axes.get(axis, 1)
+            if str(value).isdecimal() and int(value) >= count:
+                msg = f"screen.{key} = {value}: plate {plate} has {count}, numbered from 0"
+                raise InputError(msg)
+
+    def label_names(self, plate: str) -> tuple[str, ...]:
+        """Return the names of label images that any of the first fields has."""
+        names: dict[str, None] = {}
+        for ref in self.fields[plate][:LOOKED_AT]:
+            with suppress(FieldError):
+                names |= dict.fromkeys(self.handles[plate].image(ref).labels)
+        return tuple(names)
 
     @property
     def _channel_names(self) -> list[str | int]:
@@ -183,13 +209,26 @@ class PlateScreen:
             z=int(z) if z.isdecimal() else z,
         )
 
+    @cached_property
+    def _samples(self) -> dict[str, list[int]]:
+        """Checksums of the pixels of `HASHED_FIELDS` fields of each plate, chosen by hash."""
+        found: dict[str, list[int]] = {}
+        for plate in self.plates:
+            names = self.field_names(plate)
+            ids = np.array([draw.digest64(name) for name in names], np.uint64)
+            found[plate] = []
+            for i in draw.order(0, "identity", ids)[:HASHED_FIELDS].tolist():
+                with suppress(FieldError):
+                    found[plate].append(zlib.crc32(self.read(plate, i).tobytes()))
+        return found
+
     def identity(self, plate: str) -> str:
-        """Return a hash of a plate: its fields, layout and channels; not of its pixels."""
+        """Return a hash of a plate: its fields, layout, channels, and pixels of few fields."""
         layout = self.layouts[plate]
         facts = [
             self.field_names(plate), layout.shape, str(layout.dtype), layout.pixel_size_um,
             [self.opened_with[role] for role in self.channels], self.opened_with["time"],
-            self.opened_with["z"],
+            self.opened_with["z"], self._samples[plate],
         ]  # fmt: skip
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
@@ -210,6 +249,14 @@ class PlateScreen:
         size = f"{layout.shape[0]}x{layout.shape[1]} {layout.dtype}"
         return f"{said}, fields of {size}, channels {', '.join(self.channels)}"
 
+    def _seen(self, plate: str) -> dict[str, Any]:
+        """Return channels and axes of the plate's first sound field."""
+        info = _first_image(self.handles[plate])
+        if info is None:
+            return {"channels": [], "axes": {}}
+        axes = dict(zip(info.axes, map(int, info.shape), strict=True))
+        return {"channels": list(info.channels), "axes": axes}
+
     def facts(self) -> dict[str, Any]:
         """Return what the screen holds, as plain JSON types."""
         return {
@@ -222,6 +269,8 @@ class PlateScreen:
                     "shape": list(self.layouts[name].shape),
                     "dtype": str(self.layouts[name].dtype),
                     "pixel_size_um": self.layouts[name].pixel_size_um,
+                    "labels": list(self.label_names(name)),
+                    **self._seen(name),
                     "time": self.opened_with["time"],
                     "z": self.opened_with["z"],
                     "problems": self.problems(name),
@@ -289,12 +338,20 @@ def open_plates(path: str, opened_with: dict[str, Any]) -> PlateScreen:
     return screen
 
 
+def _first_image(plate: Plate) -> ImageInfo | None:
+    """Return the metadata of the first field that has sound ones."""
+    for ref in plate.fields[:LOOKED_AT]:
+        with suppress(FieldError):
+            return plate.image(ref)
+    return None
+
+
 def plate_channels(path: str) -> list[str]:
     """Return what the first field of the first plate calls its channels; their number at least."""
     plate = open_plate(find_plates(path)[0])
-    if not plate.fields:
+    info = _first_image(plate)
+    if info is None:
         return []
-    info = plate.image(plate.fields[0])
     count = dict(zip(info.axes, info.shape, strict=True)).get("c", 1)
     return list(info.channels) or [""] * count
 

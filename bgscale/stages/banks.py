@@ -121,10 +121,11 @@ def _choose(job: Job, bank: str, cells: Cells) -> list[Ints]:
     for name, rows in zip(job.classes, chosen, strict=True):
         if needed and len(rows) < section.min_pool:
             what = "donor pool" if bank == "donors" else "pool of cell-free windows"
-            more = "" if bank == "donors" else ", leave cell_free out of settings,"
+            more = "" if bank == "donors" else "leave cell_free out of settings, "
+            lower = "lower donors.min_pool, " if len(rows) else ""
             msg = (
                 f"{what} for class {name!r} has {len(rows)} of single-class proteins, need "
-                f"at least {section.min_pool}: lower donors.min_pool{more} or merge rare classes"
+                f"at least {section.min_pool}: {lower}{more} merge rare classes or add cells"
             )
             raise InputError(msg)
     return chosen

@@ -7,6 +7,7 @@ shape; `cut` fills them, a shard at a time. A field that fails is marked with th
 cells.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from bgscale import draw, fields, ngff
 from bgscale.distribute.units import Unit
-from bgscale.errors import FieldError, InputError, UnitError, nearest
+from bgscale.errors import FieldError, InputError, SchemaError, UnitError, nearest
 from bgscale.schema import Reason
 from bgscale.screen import PlateScreen
 from bgscale.stages.cells import MIN_SHARDS, Columns, Done, create_crops, create_table
@@ -26,7 +27,6 @@ MIN_CELL_PX = 50
 """A field holds no more cells than its pixels over this."""
 
 _FIELD_COLUMNS: dict[str, tuple[str, str, str]] = {
-    "protein": ("int32", "", "code of the well's protein; -1: blank"),
     "reason": ("uint8", "", "why the field cannot be used; 0: usable"),
     "cells": ("int32", "", "cells found"),
     "usable_cells": ("int32", "", "cells that can be used"),
@@ -74,22 +74,26 @@ def segmenter_of(job: Job) -> Any:
     return fields.SEGMENTERS[section.segmenter].from_config(section.options)
 
 
-def check_labels_there(job: Job, plate: str) -> None:
-    """Raise where label images are to be used that the plate's first good field has not."""
-    wanted, screen = job.config.cells.labels, plate_screen(job)
-    for ref in screen.fields[plate]:
-        try:
-            known = screen.handles[plate].image(ref).labels
-        except FieldError:
-            continue
-        if wanted and wanted not in known:
+def check_plan(job: Job, plate: str) -> None:
+    """Raise what cannot go well: labels that no field has, crops or windows that do not fit."""
+    section, screen = job.config.cells, plate_screen(job)
+    shape, size = screen.layouts[plate].shape, section.crop_size_px
+    if size > min(shape):
+        msg = f"cells.crop_size_px = {size}: the fields of plate {plate} have {shape[0]}x{shape[1]}"
+        raise InputError(msg)
+    windows = [s.name for s in job.settings if s.source == "window"]
+    if windows and not section.windows_per_field:
+        msg = f"cells.windows_per_field = 0, but the setting {windows[0]} needs cell-free windows"
+        raise InputError(msg)
+    if section.labels:
+        known = screen.label_names(plate)
+        if section.labels not in known:
             have = ", ".join(known) or "none"
             msg = (
-                f"cells.labels: no label image {wanted!r}{nearest(wanted, known)} in field "
-                f"{ref.well}/{ref.field} of plate {plate}; there are {have}"
+                f"cells.labels: no label image {section.labels!r}{nearest(section.labels, known)} "
+                f"in the fields of plate {plate} that were looked at; there are {have}"
             )
             raise InputError(msg)
-        return
 
 
 def _found_columns(job: Job) -> tuple[str, ...]:
@@ -173,7 +177,6 @@ def segment(job: Job, unit: Unit) -> Done:
     windows = np.zeros((n * slots, len(job.channels), size, size), layout.dtype)
     corners = np.full((n * slots, 2), -1, np.int32)
     columns: dict[str, npt.NDArray[Any]] = {
-        "protein": screen.field_proteins(plate)[unit.start : unit.stop],
         "reason": np.zeros(n, np.uint8),
         "cells": np.zeros(n, np.int32),
         "usable_cells": np.zeros(n, np.int32),
@@ -242,21 +245,39 @@ def _labels(job: Job, plate: str, index: int, image: npt.NDArray[Any]) -> npt.ND
         own = screen.read_labels(plate, index, section.labels)
         # as the plate numbers them, without gaps
         labels = np.unique(own, return_inverse=True)[1].reshape(own.shape).astype(np.int32)
-        labels += int(own.min(initial=0) > 0)
+        labels += int(own.min() > 0)
         try:
             fields.check_labels(labels, layout.shape)
         except ValueError as error:
             where = screen.field_names(plate)[index]
             raise FieldError(Reason.LABELS, f"{where}: {error}") from error
     else:
-        labels = segmenter_of(job)(image, channels=job.channels, pixel_size_um=layout.pixel_size_um)
-        fields.check_labels(labels, layout.shape)
+        labels = _segmented(job, image, layout.pixel_size_um, screen.field_names(plate)[index])
     room = layout.shape[0] * layout.shape[1] // MIN_CELL_PX
     if labels.max(initial=0) > min(room, np.iinfo(np.uint16).max):
         where = screen.field_names(plate)[index]
         msg = f"{where}: {labels.max()} labels; expected at most {room} in such a field"
         raise FieldError(Reason.LABELS, msg)
     return labels
+
+
+def _segmented(
+    job: Job, image: npt.NDArray[Any], pixel_size_um: float, where: str
+) -> npt.NDArray[np.int32]:
+    """Return the segmenter's labels; what goes wrong in a plug-in concerns its field alone."""
+    find = segmenter_of(job)
+    try:
+        labels = find(image, channels=job.channels, pixel_size_um=pixel_size_um)
+        fields.check_labels(labels, image.shape[1:])
+    except InputError as error:
+        if not isinstance(error, SchemaError):
+            raise
+        msg = f"{where}: segmenter {job.config.cells.segmenter!r}: {error}"
+        raise FieldError(Reason.LABELS, msg) from error
+    except Exception as error:
+        msg = f"{where}: segmenter {job.config.cells.segmenter!r} failed: {error!r}"
+        raise FieldError(Reason.LABELS, msg) from error
+    return np.asarray(labels, np.int32)
 
 
 def labels_location(job: Job, plate: str) -> Path:
@@ -266,7 +287,8 @@ def labels_location(job: Job, plate: str) -> Path:
 
 
 def create_labels(job: Job, plate: str) -> None:
-    """Create the OME-Zarr plate that gets the label images."""
+    """Create the OME-Zarr plate that gets the label images, anew."""
+    shutil.rmtree(labels_location(job, plate), ignore_errors=True)
     wells: dict[str, list[str]] = {}
     for ref in plate_screen(job).fields[plate]:
         wells.setdefault(ref.well, []).append(ref.field)
@@ -318,10 +340,16 @@ def gather(job: Job, unit: Unit) -> Done:
         _INTENSITY.format(role): ("float32", "counts", f"mean {role} above the field's medium")
         for role in job.channels
     }
+    code = f"plates/{plate}/fields/protein"
+    store.remove(code)
+    store.create_array(
+        code, {"field": len(names)}, "int32", chunk={}, fill=-1,
+        long_name="code of the well's protein; -1: blank",
+    )  # fmt: skip
+    files = store.write(code, [(0, len(names))], screen.field_proteins(plate))
     create_table(job, plate, n, {**_CELL_COLUMNS, **intensities}, names)
     size = section.crop_size_px
     create_crops(job, plate, n, (size, size), layout.dtype)
-    files = []
     for name, (dtype, _, _) in {**_CELL_COLUMNS, **intensities}.items():
         path = f"plates/{plate}/cells/{name}"
         files += store.write(path, [(0, n)], columns[name].astype(dtype))
