@@ -174,6 +174,11 @@ class Run:
     def notices(self) -> list[str]:
         """Return what a reader of the results must know before they are made."""
         found = []
+        if self.screen.kind == "plates" and not self._job.pixel_size_um:
+            found.append(
+                "the plates do not say how large a pixel is: cells are looked for as if it were "
+                "0.2 um; set screen.pixel_size_um"
+            )
         for name in self.config.models:
             attrs = model_attrs(self._job, model_of(self._job.text, name))
             if attrs["random_weights"]:

@@ -164,6 +164,8 @@ def shift_summary(tree: xr.DataTree, model: str, *, setting: str, fit: str) -> M
 def field_table(store: str | Path) -> pd.DataFrame:
     """Return a row per field of the plates of a store, as `bgscale.quality.summarise` takes it.
 
+    Also of fields and wells that the plate's metadata name and that are not there.
+
     Raises
     ------
     InputError
@@ -187,5 +189,10 @@ def field_table(store: str | Path) -> pd.DataFrame:
         table.insert(2, "field", parts[2])
         blank = table["protein"] < 0 if "protein" in table else False
         table["kind"] = np.where(blank, "blank", "sample")
-        tables.append(table.rename(columns={"area_median": "area_median_px"}))
+        missing = pd.DataFrame(
+            [{"plate": plate, "cells": 0, "usable_cells": 0, "kind": "sample"} | problem
+             for problem in dataset.attrs["problems"]]
+        ).drop(columns="text", errors="ignore")  # fmt: skip
+        named = table.rename(columns={"area_median": "area_median_px"})
+        tables.append(pd.concat([named, missing], ignore_index=True) if len(missing) else named)
     return pd.concat(tables, ignore_index=True)

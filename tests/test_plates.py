@@ -19,9 +19,11 @@ from bgscale import fields, ngff, open_results, open_screen
 from bgscale.cli import main
 from bgscale.config import template
 from bgscale.errors import InputError
+from bgscale.quality import summarise
 from bgscale.run import Run
 from bgscale.schema import Reason
 from bgscale.screen import PlateScreen
+from bgscale.summary import field_table
 
 MOST_PIXEL_READS = 2.5
 """Of a field: once to segment it, once or twice to cut it (a shard may end within it)."""
@@ -517,3 +519,24 @@ def test_a_plate_that_is_gone_leaves_the_store(copied: Path, tmp_path: Path) -> 
     shutil.rmtree(copied / "plates" / "P2.zarr")
     Run.from_config(config).execute(until="gather", redo=True)
     assert list(open_results(config.store)["plates"].children) == ["P1"]
+
+
+def test_quality_shows_wells_that_are_missing(copied: Path, tmp_path: Path) -> None:
+    shutil.rmtree(copied / "plates" / "P1.zarr" / "A" / "02")
+    shutil.rmtree(copied / "plates" / "P1.zarr" / "A" / "01" / "1")
+    config = plates_config(copied, tmp_path)
+    outcome = Run.from_config(config).execute(until="gather")
+    assert sum(outcome.failed_fields.values()) == 2
+    dataset = summarise(field_table(config.store))
+    plate = dataset.sel(plate="P1", row="A")
+    assert plate["failed_fields"].sel(column=[1, 2]).to_numpy().tolist() == [1, 1]
+
+
+def test_an_unknown_pixel_size_is_said(copied: Path, tmp_path: Path) -> None:
+    assert not any("pixel" in n for n in Run.from_config(plates_config(copied, tmp_path)).notices())
+    for plate in ("P1", "P2"):
+        for meta in (copied / "plates" / f"{plate}.zarr").glob("*/*/*/zarr.json"):
+            text = meta.read_text(encoding="utf-8").replace('"micrometer"', '"parsec"')
+            meta.write_text(text, encoding="utf-8")
+    run = Run.from_config(plates_config(copied, tmp_path))
+    assert any("screen.pixel_size_um" in notice for notice in run.notices())
