@@ -33,8 +33,8 @@ from typing import IO, Any
 
 import pandas as pd
 
-from bgscale.errors import InputError, nearest
-from bgscale.platemap import SEPARATOR, SHOWN, nearest_file, read_table
+from bgscale.errors import InputError, nearest, nearest_file
+from bgscale.platemap import SEPARATOR, SHOWN, read_table
 
 AMBIGUOUS = "ambiguous"
 HUH2003 = (

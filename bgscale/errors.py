@@ -6,6 +6,7 @@ catch what they expect. Messages say what, where, got, expected, and what to do.
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 EXIT_DONE = 0
 EXIT_FAILURE = 1
@@ -94,3 +95,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     folded = {n.casefold(): n for n in names}
     match = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.5)
     return f" (did you mean {folded[match[0]]!r}?)" if match else ""
+
+
+def nearest_file(path: Path) -> str:
+    """Return `nearest` of the names that lie where `path` should."""
+    try:
+        return nearest(path.name, [p.name for p in path.parent.iterdir()])
+    except OSError:
+        return ""

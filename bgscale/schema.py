@@ -3,6 +3,7 @@
 Strings are never stored in arrays: they are codes, and the names stand in the attributes.
 """
 
+import re
 from enum import IntEnum
 
 STORE_VERSION = 1
@@ -63,3 +64,17 @@ class Missing(IntEnum):
     NO_DONOR = 2
     NO_MEDIUM = 3
     UNUSABLE = 4
+
+
+def natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Return what sorts names as a person would: "2" before "10", numbers before letters.
+
+    Examples
+    --------
+    >>> sorted(["f10", "10", "f2", "2"], key=natural)
+    ['2', '10', 'f2', 'f10']
+    """
+    pieces = re.split("([0-9]+)", name)
+    return tuple(
+        (0, int(p), p) if p.isdecimal() and len(p) < 19 else (1, 0, p) for p in pieces if p
+    )

@@ -12,10 +12,10 @@ from bgscale.platemap import (
     WellMap,
     canonical_well,
     every_well,
-    natural,
     read_well_map,
     well_map_template,
 )
+from bgscale.schema import natural
 
 ONE = [("P1", "A01"), ("P1", "A02"), ("P1", "B10")]
 TWO = [*ONE, ("P2", "A01")]

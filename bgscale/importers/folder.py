@@ -17,10 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from bgscale.errors import FieldError, InputError
-from bgscale.platemap import nearest_file
-from bgscale.schema import Reason
-from bgscale.screen.names import natural
+from bgscale.errors import FieldError, InputError, nearest_file
+from bgscale.schema import Reason, natural
 
 MOST_PIXELS = 2**28
 """Of one plane; a camera has a hundredth of it."""

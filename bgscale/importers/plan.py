@@ -17,8 +17,7 @@ import pandas as pd
 from bgscale.errors import FieldError, InputError, nearest
 from bgscale.importers.folder import Entry, Folder, Layout, layout_of, opened
 from bgscale.importers.found import Found, Plane, Source
-from bgscale.schema import Reason
-from bgscale.screen.names import natural
+from bgscale.schema import Reason, natural
 
 LOOKED_AT = 32
 """Headers that are read to know the layout of a plate, spread over it."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bgscale.ngff.metadata import natural_key
+from bgscale.schema import natural
 
 VERSION = "0.5"
 COLORS = ("00FF00", "FF0000", "0000FF", "FFFF00", "FF00FF", "00FFFF", "FFFFFF")
@@ -20,7 +20,7 @@ DISPLAYED_PERCENTILES = (1.0, 99.8)
 def plate_metadata(name: str, wells: Mapping[tuple[str, str], Sequence[str]]) -> dict[str, Any]:
     """Return the metadata of a plate; its wells in the order of rows and columns."""
     rows = sorted({row for row, _ in wells}, key=lambda r: (len(r), r))
-    columns = sorted({column for _, column in wells}, key=natural_key)
+    columns = sorted({column for _, column in wells}, key=natural)
     entries = [
         {
             "path": f"{row}/{column}",
@@ -45,7 +45,7 @@ def plate_metadata(name: str, wells: Mapping[tuple[str, str], Sequence[str]]) ->
 
 def well_metadata(fields: Sequence[str]) -> dict[str, Any]:
     """Return the metadata of a well."""
-    images = [{"path": field} for field in sorted(fields, key=natural_key)]
+    images = [{"path": field} for field in sorted(fields, key=natural)]
     return {"well": {"images": images, "version": VERSION}}
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from bgscale.errors import FieldError, InputError, nearest
 from bgscale.ngff.documents import read_root
 from bgscale.ngff.files import S3, files_at
-from bgscale.ngff.metadata import natural_key, ome_attributes
+from bgscale.ngff.metadata import ome_attributes
 from bgscale.ngff.read import plate_name
+from bgscale.schema import natural
 
 SHOWN = 5
 _MAGIC = re.compile(r"[*?\[]")
@@ -77,7 +78,7 @@ def _expanded(pattern: str) -> list[str]:
     matches = _matches(pattern)
     if not matches:
         folder, _, last = pattern.rpartition("/")
-        there = sorted(_below(folder), key=natural_key)
+        there = sorted(_below(folder), key=natural)
         shown = ", ".join(there[:SHOWN]) or "nothing"
         msg = (
             f"no plates at {pattern}{nearest(last, there)}; expected an OME-Zarr plate, a folder "
@@ -89,7 +90,7 @@ def _expanded(pattern: str) -> list[str]:
         if is_plate(match):
             plates.append(match)
         else:
-            below = sorted(_below(match), key=natural_key)
+            below = sorted(_below(match), key=natural)
             plates += [place for name in below if is_plate(place := f"{match}/{name}")]
     if not plates:
         said = "; ".join(f"{match}: {_what(match)}" for match in matches[:SHOWN])
@@ -104,7 +105,7 @@ def _matches(pattern: str) -> list[str]:
         if Path(pattern).is_dir():
             return [pattern]
         there = glob.glob(pattern, recursive=True)  # noqa: PTH207  keeps how the user wrote it
-        return sorted((p for p in there if Path(p).is_dir()), key=natural_key)
+        return sorted((p for p in there if Path(p).is_dir()), key=natural)
     bucket, *pieces = pattern.removeprefix(S3).split("/")
     found = [S3 + bucket]
     for piece in pieces:
@@ -113,7 +114,7 @@ def _matches(pattern: str) -> list[str]:
             found = [f"{place}/{name}" for place, name in names if fnmatchcase(name, piece)]
         else:
             found = [f"{place}/{piece}" for place in found]
-    return sorted((p for p in found if _below(p)), key=natural_key)
+    return sorted((p for p in found if _below(p)), key=natural)
 
 
 def _below(place: str) -> set[str]:

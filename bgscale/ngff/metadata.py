@@ -141,18 +141,6 @@ def well_name(row: str, column: str) -> str:
     return f"{row}{int(column):02d}" if _is_number(column) else f"{row}{column}"
 
 
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Return what sorts names as a person would: "2" before "10", numbers before letters.
-
-    Examples
-    --------
-    >>> sorted(["f10", "10", "f2", "2"], key=natural_key)
-    ['2', '10', 'f2', 'f10']
-    """
-    pieces = re.split(r"(\d+)", name)
-    return tuple((0, int(p), p) if _is_number(p) else (1, 0, p) for p in pieces if p)
-
-
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 19
 

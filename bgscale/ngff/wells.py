@@ -14,12 +14,11 @@ from bgscale.ngff.metadata import (
     FieldRef,
     Problem,
     field_path,
-    natural_key,
     well_fields,
     well_name,
     well_path,
 )
-from bgscale.schema import Reason
+from bgscale.schema import Reason, natural
 
 
 def _wells(entries: Iterable[object]) -> tuple[list[tuple[str, str]], list[Problem]]:
@@ -40,7 +39,7 @@ def _wells(entries: Iterable[object]) -> tuple[list[tuple[str, str]], list[Probl
             problems.append(Problem(name, "", Reason.METADATA, text))
             continue
         wells[name] = (path, row, column)
-    ordered = sorted(wells.items(), key=lambda w: (len(w[1][1]), w[1][1], natural_key(w[1][2])))
+    ordered = sorted(wells.items(), key=lambda w: (len(w[1][1]), w[1][1], natural(w[1][2])))
     return [(name, path) for name, (path, _, _) in ordered], problems
 
 
@@ -78,7 +77,7 @@ def _fields_of(
             names.append(name)
     if not entries:
         fault("", f"{plate}/{path}: the metadata name no field")
-    names.sort(key=natural_key)
+    names.sort(key=natural)
     return [FieldRef(plate, well, name, f"{path}/{name}") for name in names], problems
 
 

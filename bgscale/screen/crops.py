@@ -13,9 +13,9 @@ import pandas as pd
 from bgscale import draw
 from bgscale.errors import InputError
 from bgscale.platemap import PlateMap, protein_as_class, read_plate_map
-from bgscale.schema import CHANNEL_ROLES, Reason
+from bgscale.schema import CHANNEL_ROLES, Reason, natural
 from bgscale.screen.files import CropFiles, header, layout_of, stored
-from bgscale.screen.names import PLATE, crop_table, match, natural, subset
+from bgscale.screen.names import PLATE, crop_table, match, subset
 
 HASHED_FILES = 10_000
 """Files of a folder whose contents are part of the screen's identity: all, or so many by hash."""

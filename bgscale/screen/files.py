@@ -18,8 +18,7 @@ import numpy as np
 import pandas as pd
 import tifffile
 
-from bgscale.errors import InputError
-from bgscale.platemap import nearest_file
+from bgscale.errors import InputError, nearest_file
 
 CHECKED_SIZES, CHECKED_MORE = 256, 64
 """Files whose header is looked at on opening: one of each size, and some spread over the screen."""

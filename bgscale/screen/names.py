@@ -11,6 +11,7 @@ import pandas as pd
 
 from bgscale import draw
 from bgscale.errors import InputError, nearest
+from bgscale.schema import natural
 from bgscale.screen.files import SHOWN, CropFiles
 
 PATTERNS = {
@@ -120,12 +121,6 @@ def crop_table(path: Path, found: list[dict[str, str]], wanted: dict[str, str]) 
     rows = [(*key, *(crops[key][role] for role in wanted)) for key in order]
     columns = ["protein", "well", "field", "number", *(f"{role}_file" for role in wanted)]
     return pd.DataFrame(rows, columns=columns)
-
-
-def natural(text: str) -> list[tuple[int, int | str]]:
-    """Return a sort key that puts 2 before 10."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(p)) if p.isdecimal() else (1, p) for p in parts if p]
 
 
 def subset(items: pd.DataFrame, proteins: Sequence[str] | None, limit: int | None) -> pd.DataFrame:

@@ -1,10 +1,4 @@
-"""The plate map: which protein is where, and which classes it has.
-
-One CSV (or Parquet) row per protein, or per plate and well. Checked as a whole against the screen:
-a wrong map is one clear error before anything is computed. A screen of crops knows its proteins by
-their file names (`read_plate_map`); a plate knows its wells only, and the map says what is in each
-(`read_well_map`). Both end as one `PlateMap`, by protein.
-"""
+"""The map by plate and well: which protein is where, and which wells are controls or blanks."""
 
 import csv
 import io
@@ -12,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,83 +14,22 @@ import pandas as pd
 
 from bgscale import draw
 from bgscale.errors import InputError, nearest
+from bgscale.platemap.proteins import PlateMap, protein_as_class
+from bgscale.platemap.table import (
+    CLASS_TODO,
+    SEPARATOR,
+    SHOWN,
+    check_column,
+    check_repeats,
+    labelled,
+    lines_of,
+    read_table,
+)
+from bgscale.schema import natural
 
-SEPARATOR = ";"
-SHOWN = 3
-CLASS_TODO = "name the class with screen.class_column"
 SAMPLE, CONTROL, BLANK = KINDS = ("sample", "control", "blank")
 Well: TypeAlias = tuple[str, str]
 """Plate, and well as in "A01"."""
-
-
-@dataclass(frozen=True, eq=False)
-class PlateMap:
-    """The classes of each protein of a screen.
-
-    Parameters
-    ----------
-    classes : tuple of str
-        In order of their first appearance.
-    labels : array (protein, localization), bool
-    columns : dict of str to list
-        Every column of the map by protein, as text.
-    """
-
-    classes: tuple[str, ...]
-    labels: npt.NDArray[np.bool_]
-    columns: dict[str, list[str]]
-
-    def class_identity(self) -> str:
-        """Return a hash of the classes of each protein."""
-        return f"{draw.digest64(self.columns['protein'], self.classes, self.labels.tolist()):016x}"
-
-    def identity(self) -> str:
-        """Return a hash of the whole map."""
-        return f"{draw.digest64(self.class_identity(), self.columns):016x}"
-
-    def of(self, rows: Sequence[int]) -> "PlateMap":
-        """Return the map of some of its proteins; classes that none of them has are left out."""
-        labels = self.labels[list(rows)]
-        kept = np.flatnonzero(labels.any(0))
-        classes = tuple(self.classes[i] for i in kept)
-        columns = {name: [values[i] for i in rows] for name, values in self.columns.items()}
-        return PlateMap(classes, labels[:, kept], columns)
-
-
-def protein_as_class(proteins: Sequence[str]) -> PlateMap:
-    """Return the map in which every protein is a class of its own."""
-    return PlateMap(tuple(proteins), np.eye(len(proteins), dtype=bool), {"protein": list(proteins)})
-
-
-def read_plate_map(path: str | Path, class_column: str, proteins: Sequence[str]) -> PlateMap:
-    """Read a plate map and check it against the proteins of a screen.
-
-    Parameters
-    ----------
-    path : path
-        CSV, or Parquet by its suffix.
-    class_column : str
-        Several classes are joined by ";", an empty cell is none. "protein" makes each its own.
-    proteins : sequence of str
-        Of the screen, sorted.
-
-    Raises
-    ------
-    InputError
-        No such file or column, unknown or absent proteins, two classes for one protein, no class.
-    """
-    path = Path(path)
-    table = read_table(path)
-    todo = "it needs one, with the names as the files of the screen have them"
-    _check_column(path, table, "protein", todo)
-    _check_column(path, table, class_column, CLASS_TODO)
-    _check_proteins(path, table, proteins)
-    keys = [c for c in ("plate", "well") if c in table] + ["protein"]
-    _check_repeats(path, table, keys)
-    classes, labels = _labelled(path, table, class_column, proteins)
-    rows = table.drop_duplicates("protein").set_index("protein").loc[list(proteins)]
-    columns = {str(c): rows[c].tolist() for c in rows.columns}
-    return PlateMap(classes, labels, {"protein": list(proteins)} | columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,13 +125,13 @@ def read_well_map(path: str | Path, class_column: str, wells: Sequence[Well]) ->
     """
     path = Path(path)
     table = read_table(path)
-    _check_column(path, table, "well", "`bgscale init` writes a template with every well")
-    _check_column(path, table, "protein", "it needs one, empty where the kind is 'blank'")
-    _check_column(path, table, class_column, CLASS_TODO)
+    check_column(path, table, "well", "`bgscale init` writes a template with every well")
+    check_column(path, table, "protein", "it needs one, empty where the kind is 'blank'")
+    check_column(path, table, class_column, CLASS_TODO)
     everything = len(table)
     table = _of_opened_plates(path, table, wells)
     table = _with_kinds(path, table)
-    _check_repeats(path, table, ["plate", "well"])
+    check_repeats(path, table, ["plate", "well"])
     table = _of_imaged_wells(path, table, wells)
     filled = table[table["kind"] != BLANK]
     if filled.empty:
@@ -207,8 +140,8 @@ def read_well_map(path: str | Path, class_column: str, wells: Sequence[Well]) ->
             f"of the {len(table)} rows"
         )
         raise InputError(msg)
-    proteins = tuple(sorted(filled["protein"].unique(), key=lambda name: (natural(name), name)))
-    classes, labels = _labelled(path, filled, class_column, proteins)
+    proteins = tuple(sorted(filled["protein"].unique(), key=natural))
+    classes, labels = labelled(path, filled, class_column, proteins)
     columns = {"protein": list(proteins)}
     for name in filled.columns.drop("protein"):
         mine: dict[str, dict[str, None]] = {p: {} for p in proteins}
@@ -260,104 +193,6 @@ def canonical_well(text: str) -> str:
     return f"{fits[1].upper()}{int(fits[2]):02d}" if fits else text
 
 
-def natural(text: str) -> list[tuple[int, int | str]]:
-    """Return a sort key that puts 2 before 10."""
-    parts = re.split(r"([0-9]+)", text)
-    return [(0, int(p)) if p.isdecimal() else (1, p) for p in parts if p]
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Return a map as text without blanks around it; the index is the line in the file.
-
-    Raises
-    ------
-    InputError
-        No such file, no table, or two columns of one name.
-    """
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-            table = table.astype(object).where(table.notna(), "")
-            header = [str(column).strip() for column in table.columns]
-            lines = dict(enumerate(table.to_numpy().tolist(), 1))
-        else:
-            header, lines = _read_csv(path)
-    except FileNotFoundError:
-        msg = (
-            f"no plate map {path}{nearest_file(path)}: `bgscale init SCREEN` writes a template; "
-            'where the class is the protein set plate_map = "" and class_column = "protein"'
-        )
-        raise InputError(msg) from None
-    except (OSError, ValueError, ImportError, csv.Error) as error:
-        msg = f"cannot read the plate map {path}; expected CSV text with a header line: {error}"
-        raise InputError(msg) from None
-    twins = [name for name in header if header.count(name) > 1]
-    if twins:
-        msg = f"plate map {path}: two columns are named {twins[0]!r}; keep one"
-        raise InputError(msg)
-    cells = [[str(cell).strip() for cell in row] for row in lines.values()]
-    return pd.DataFrame(cells, index=list(lines), columns=header, dtype=object)
-
-
-def _read_csv(path: Path) -> tuple[list[str], dict[int, list[str]]]:
-    """Return the header, and the rows by their line; pandas would take a row of another width."""
-    header: list[str] = []
-    lines: dict[int, list[str]] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            if not header:
-                header = [cell.strip() for cell in row]
-            elif len(row) > len(header) and any(cell.strip() for cell in row[len(header) :]):
-                msg = f"line {reader.line_num} has {len(row)} cells, the header {len(header)}"
-                raise ValueError(msg)
-            else:
-                lines[reader.line_num] = (row + [""] * len(header))[: len(header)]
-    if not header or "\0" in "".join(header):
-        msg = "it is binary" if header else "it is empty"
-        raise ValueError(msg)
-    return header, lines
-
-
-def nearest_file(path: Path) -> str:
-    """Return `errors.nearest` of the names that lie where `path` should."""
-    try:
-        return nearest(path.name, [p.name for p in path.parent.iterdir()])
-    except OSError:
-        return ""
-
-
-def _check_column(path: Path, table: pd.DataFrame, column: str, todo: str) -> None:
-    if column not in table:
-        msg = (
-            f"plate map {path} has no column {column!r}{nearest(column, table.columns)}; it "
-            f"has {', '.join(table.columns)}: {todo}"
-        )
-        raise InputError(msg)
-
-
-def _check_proteins(path: Path, table: pd.DataFrame, proteins: Sequence[str]) -> None:
-    mapped, known = dict.fromkeys(table["protein"]), set(proteins)
-    unknown = [p for p in mapped if p not in known]
-    absent = [p for p in proteins if p not in mapped]
-    if unknown:
-        shown = ", ".join(f"{p!r}{nearest(p, proteins)}" for p in unknown[:SHOWN])
-        msg = (
-            f"plate map {path}: {len(unknown)} of its proteins are not on the screen: {shown}; "
-            "remove their rows, or correct the names"
-        )
-        raise InputError(msg)
-    if absent:
-        shown = ", ".join(f"{p!r}" for p in absent[:SHOWN])
-        msg = (
-            f"plate map {path}: {len(absent)} proteins of the screen have no row: {shown}; add "
-            "them, with an empty class where none is known"
-        )
-        raise InputError(msg)
-
-
 def _of_opened_plates(path: Path, table: pd.DataFrame, wells: Sequence[Well]) -> pd.DataFrame:
     """Return the rows of opened plates, each with its plate and canonical well."""
     plates = list(dict.fromkeys(plate for plate, _ in wells))
@@ -374,9 +209,7 @@ def _of_opened_plates(path: Path, table: pd.DataFrame, wells: Sequence[Well]) ->
     for column in ("plate", "well"):
         empty = table.index[table[column] == ""]
         if len(empty):
-            msg = (
-                f"plate map {path}: {_lines(empty)} has no {column}; fill in the column {column!r}"
-            )
+            msg = f"plate map {path}: {lines_of(empty)} has no {column}: fill in column {column!r}"
             raise InputError(msg)
     there = set(table["plate"])
     absent = [plate for plate in plates if plate not in there]
@@ -405,13 +238,13 @@ def _with_kinds(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     nameless, named = table.index[empty & ~blank], table.index[blank & ~empty]
     if len(nameless):
         msg = (
-            f"plate map {path}: {_lines(nameless)} has no protein; fill it in, or write 'blank' in "
-            "the column 'kind' of a well that is not to be analysed"
+            f"plate map {path}: {lines_of(nameless)} has no protein; fill it in, or write 'blank' "
+            "in the column 'kind' of a well that is not to be analysed"
         )
         raise InputError(msg)
     if len(named):
         msg = (
-            f"plate map {path}: {_lines(named)} is a blank with the protein "
+            f"plate map {path}: {lines_of(named)} is a blank with the protein "
             f"{table['protein'][named[0]]!r}; remove the protein, or set another kind"
         )
         raise InputError(msg)
@@ -443,61 +276,3 @@ def _of_imaged_wells(path: Path, table: pd.DataFrame, wells: Sequence[Well]) -> 
         )
         raise InputError(msg)
     return table.loc[[line_of[key] for key in wells]]
-
-
-def _lines(lines: Sequence[int] | pd.Index) -> str:
-    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    return f"line {lines[0]}{more}"
-
-
-def _check_repeats(path: Path, table: pd.DataFrame, keys: list[str]) -> None:
-    repeated = table[table.duplicated(keys)]
-    if len(repeated):
-        row = repeated.iloc[0]
-        first = table.index[(table[keys] == row[keys]).all(axis=1)][0]
-        key = ", ".join(f"{k} {row[k]!r}" for k in keys)
-        msg = (
-            f"plate map {path}: line {repeated.index[0]} repeats {key} of line {first}; keep one "
-            "row for it"
-        )
-        raise InputError(msg)
-
-
-def _labelled(
-    path: Path, table: pd.DataFrame, class_column: str, proteins: Sequence[str]
-) -> tuple[tuple[str, ...], npt.NDArray[np.bool_]]:
-    """Return the classes in the order of the map, and which of them each protein has."""
-    if class_column == "protein":
-        return tuple(proteins), np.eye(len(proteins), dtype=bool)
-    first: dict[str, tuple[int, str]] = {}
-    named: dict[str, list[str]] = {}
-    for line, protein, text in zip(table.index, table["protein"], table[class_column], strict=True):
-        names = _split(path, protein, text)
-        line_before, before = first.setdefault(protein, (line, text))
-        if set(named.setdefault(protein, names)) != set(names):
-            msg = (
-                f"plate map {path}: protein {protein!r} has {before!r} in line {line_before} and "
-                f"{text!r} in line {line}; give it the same everywhere"
-            )
-            raise InputError(msg)
-    classes = tuple(dict.fromkeys(name for names in named.values() for name in names))
-    if not classes:
-        msg = (
-            f"plate map {path}: column {class_column!r} is empty for every protein of the screen; "
-            "fill in at least two classes"
-        )
-        raise InputError(msg)
-    return classes, np.array([[c in named[p] for c in classes] for p in proteins], bool)
-
-
-def _split(path: Path, protein: Any, text: str) -> list[str]:
-    if not text.strip():
-        return []
-    names = [name.strip() for name in text.split(SEPARATOR)]
-    if "" in names or len(set(names)) < len(names):
-        msg = (
-            f"plate map {path}: protein {protein!r} has classes {text!r}; expected different names "
-            f"joined by {SEPARATOR!r}, none of them empty"
-        )
-        raise InputError(msg)
-    return names
