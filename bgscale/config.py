@@ -6,30 +6,18 @@ belongs to the cluster profile, not here.
 """
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 from pydantic.fields import FieldInfo
 
-from bgscale.errors import ConfigError, nearest
+from bgscale.sections import Section, as_toml, read_toml
 
 PAPER_SETTINGS = ("original", "same", "different", "cell_free", "masked")
 CONTROL_SETTINGS = ("self_swap", "background_only", "medium_only", "masked_mean")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-
-
-class Section(BaseModel):
-    """A table of the TOML file: frozen, bounded, without unknown keys."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        protected_namespaces=(),
-        allow_inf_nan=False,
-    )
 
 
 class ScreenSection(Section):
@@ -297,17 +285,6 @@ class RunConfig(Section):
         return ("original", *(name for name in names if name != "original"))
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], *, origin: str = "config") -> Self:
-        """Check `values`; unknown keys and values out of bounds raise `ConfigError`."""
-        try:
-            # as JSON, strictly: there "7" and true are no integers, but a list is a tuple
-            return cls.model_validate_json(json.dumps(values, default=str), strict=True)
-        except ValidationError as error:
-            lines = [_explain(cls, e) for e in error.errors()]
-            msg = f"{origin}: " + "; ".join(lines)
-            raise ConfigError(msg) from None
-
-    @classmethod
     def from_toml(cls, path: str | Path) -> Self:
         """Read a run.toml; relative paths in it are taken from its folder.
 
@@ -317,15 +294,7 @@ class RunConfig(Section):
             No such file, not TOML, an unknown key (the nearest is named) or a value out of bounds.
         """
         path = Path(path)
-        try:
-            # Windows editors put a byte order mark before the text
-            values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            msg = f"cannot read {path}: {error.strerror}; `bgscale init` writes a run.toml"
-            raise ConfigError(msg) from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            msg = f"{path} is not TOML: {error}"
-            raise ConfigError(msg) from None
+        values = read_toml(path, "`bgscale init` writes a run.toml")
         return cls.from_dict(values, origin=str(path)).anchored(path.parent)
 
     def anchored(self, folder: Path) -> Self:
@@ -364,7 +333,7 @@ def template(config: RunConfig | None = None) -> str:
         elif key == "models":
             for name, model in value.items():
                 # a bare dot would make a table in a table
-                key = _toml(name) if "." in name else name
+                key = as_toml(name) if "." in name else name
                 tables += ["", *_table(f"models.{key}", model)]
         else:
             lines += _entry(key, field, value)
@@ -382,59 +351,5 @@ def _table(name: str, section: Section) -> list[str]:
 def _entry(key: str, field: FieldInfo, value: object) -> list[str]:
     comment = f"# {field.description}"
     if value != field.default:
-        comment += f" (default: {_toml(field.default)})"
-    return [comment, f"{key} = {_toml(value)}"]
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, dict):
-        pairs = ", ".join(f"{json.dumps(key)} = {_toml(entry)}" for key, entry in value.items())
-        return f"{{ {pairs} }}" if pairs else "{}"
-    # JSON's numbers, strings, booleans and lists of these are TOML's
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _explain(model: type[BaseModel], error: Any) -> str:
-    where, key = list(error["loc"]), ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = _keys_at(model, where[:-1])
-        return f"unknown key '{key}'{nearest(str(where[-1]), known)}; known: {', '.join(known)}"
-    if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
-    if where[-1] == "[key]":
-        return (
-            f"{'.'.join(where[:-2])}: name {error['input']!r}; expected letters, digits, '_', '-' "
-            "and '.', the first a letter or a digit"
-        )
-    wording = _EXPECTED.get(error["type"], error["msg"].removeprefix("Input should be "))
-    expected = wording.format(**error.get("ctx", {}))
-    return f"{key} = {_toml(error['input'])}: expected {expected}"
-
-
-_EXPECTED = {
-    "greater_than_equal": "{ge} or more",
-    "greater_than": "more than {gt}",
-    "less_than_equal": "{le} or less",
-    "less_than": "less than {lt}",
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "string_type": "a string",
-    "string_too_short": "a string that is not empty",
-    "tuple_type": "a list",
-    "model_type": "a table",
-    "dict_type": "a table",
-    "too_short": "{min_length} or more of them",
-}
-"""What each kind of wrong value should have been, where pydantic's wording is for programmers."""
-
-
-def _keys_at(model: type[BaseModel], where: list[Any]) -> list[str]:
-    for part in where:
-        if model is RunConfig and part == "models":
-            model = ModelSection
-        elif part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                model = annotation
-    return list(model.model_fields)
+        comment += f" (default: {as_toml(field.default)})"
+    return [comment, f"{key} = {as_toml(value)}"]

@@ -11,10 +11,10 @@ from bgscale.config import (
     PAPER_SETTINGS,
     ModelSection,
     RunConfig,
-    Section,
     template,
 )
 from bgscale.errors import ConfigError
+from bgscale.sections import Section
 from bgscale.settings import SETTINGS
 
 
