@@ -3,23 +3,31 @@
 A stage is complete when all its units are; the next one starts then. Its *token* is a hash of
 everything upstream that can change what it writes: a changed classifier redoes the classifiers and
 what follows, not the embeddings.
+
+Two hashes more say why a token is another one. The *recipe* is the config's part: the parameters of
+the stage and of all before it. *Inputs* are what the stage takes from outside the run: pixels, the
+plate map. Where both are as before, more or other cells have come from the stages before, and the
+stage is made anew without asking.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from bgscale.distribute.units import Unit, plan_units
 from bgscale.screen import PlateScreen, Screen
-from bgscale.stages import banks, cells, embedding, experiments, fields
+from bgscale.stages import banks, cells, embedding, experiments, fields, gathering
 from bgscale.stages.job import Job, open_job
 
 VERSIONS = {
     "proteins": 1,
     "segment": 1,
+    "measure": 1,
     "gather": 1,
     "labels": 1,
     "cut": 1,
@@ -38,13 +46,14 @@ VERSIONS = {
 
 
 def _cut(job: Job, unit: Unit) -> cells.Done:
-    return cells.cut(job, unit) if job.screen.kind == "crops" else fields.cut(job, unit)
+    return cells.cut(job, unit) if job.screen.kind == "crops" else gathering.cut(job, unit)
 
 
 _WORK: dict[str, Callable[[Job, Unit], cells.Done]] = {
     "proteins": cells.proteins,
     "segment": fields.segment,
-    "gather": fields.gather,
+    "measure": gathering.measure,
+    "gather": gathering.gather,
     "labels": fields.write_labels,
     "cut": _cut,
     "ranges": cells.ranges,
@@ -68,7 +77,9 @@ class Stage:
     ----------
     name : str
         "embed/tiny/crops": kind, model, plate, as far as they apply.
-    token : str
+    token, recipe, inputs : str
+        Hashes: of all that can change what it writes; of the config's part of that; of what it
+        takes from outside the run.
     nodes : tuple of str
         What the stage owns in the store; removed when it is redone.
     length, write_size : callable
@@ -81,6 +92,8 @@ class Stage:
 
     name: str
     token: str
+    recipe: str
+    inputs: str
     nodes: tuple[str, ...]
     length: Callable[[Job], int]
     write_size: Callable[[Job], int]
@@ -97,22 +110,60 @@ def work(unit: Unit, text: str) -> cells.Done:
     return _WORK[unit.stage.partition("/")[0]](open_job(text), unit)
 
 
-def stages(job: Job) -> list[Stage]:
+@dataclass(frozen=True)
+class Growth:
+    """What earlier runs of a store leave to later ones.
+
+    Parameters
+    ----------
+    drawn : dict of str to str
+        Token of each plate that the donor bank was drawn from; empty: it is drawn from all.
+    proteins : int
+        How many proteins there were then.
+    attempts : dict of str to int
+        How often the failed fields of a plate were retried.
+    samples : dict of str to dict
+        Checksums of some fields of each plate; see `PlateScreen.samples`.
+    """
+
+    drawn: Mapping[str, str] = field(default_factory=dict)
+    proteins: int = 0
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    samples: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def stages(job: Job, growth: Growth | None = None) -> list[Stage]:
     """Return the stages of a run in their order.
 
     Needs the screen, not the store. Unknown settings, models and weights that do not fit raise
     here, before anything is computed.
     """
+    growth = growth or Growth()
     config = job.config
     screen, opened = config.screen, job.screen
-    token: dict[str, str] = {}
+    hashes: dict[str, tuple[str, str, str]] = {}
 
-    def named(kind: str, suffix: str, depends: list[str], **payload: Any) -> str:
+    def named(
+        kind: str,
+        suffix: str,
+        depends: Sequence[str],
+        *,
+        inputs: Any = None,
+        follows: Any = None,
+        bound: bool = True,
+        **payload: Any,
+    ) -> str:
+        """Name a stage.
+
+        Asked about: its config (`payload`) and `inputs`. Not asked about: `follows`, and what the
+        stages before it have made, as far as `bound` to it.
+        """
         name = f"{kind}/{suffix}" if suffix else kind
-        text = json.dumps(
-            [kind, VERSIONS[kind], payload, [token[d] for d in depends]], sort_keys=True
-        )
-        token[name] = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        before = [hashes[d] for d in depends]
+        recipe = _hash(kind, VERSIONS[kind], payload, sorted({b[1] for b in before}))
+        given = _hash(inputs)
+        tokens = [b[0] for b in before] if bound else []
+        hashes[name] = _hash(recipe, given, follows, tokens), recipe, given
         return name
 
     found: list[Stage] = []
@@ -125,18 +176,21 @@ def stages(job: Job) -> list[Stage]:
         length: Callable[[Job], int] = _one,
         write_size: Callable[[Job], int] = _one,
     ) -> None:
-        found.append(Stage(name, token[name], nodes, length, write_size, prepare, purpose))
+        found.append(Stage(name, *hashes[name], nodes, length, write_size, prepare, purpose))
 
     plate_map = opened.plate_map
-    proteins = named("proteins", "", [], map=plate_map.identity())
+    known = growth.proteins or len(opened.proteins)
+    classes = plate_map.class_identity(known)
+    # of a protein that is known, only its classes bind
+    proteins = named("proteins", "", [], inputs=classes, follows=plate_map.identity())
     add(proteins, ("proteins",), "classes of each protein")
     if opened.kind == "plates":
-        cut = _add_plates(job, opened, named, add)
+        cut = _add_plates(job, opened, growth, named, add)
     else:
-        cut = _add_crops(job, opened, named, add)
+        cut = _add_crops(job, opened, growth, named, add)
     ranges = []
-    for plate in opened.plates:
-        name = named("ranges", plate, cut, scaling=screen.intensity_scaling, seed=config.seed)
+    for plate, stage in zip(opened.plates, cut, strict=True):
+        name = named("ranges", plate, [stage], scaling=screen.intensity_scaling, seed=config.seed)
         ranges.append(name)
         add(
             name,
@@ -150,7 +204,10 @@ def stages(job: Job) -> list[Stage]:
         "donors",
         "",
         ranges,
-        classes=plate_map.class_identity(),
+        bound=False,
+        inputs=classes,
+        follows=growth.drawn
+        or {p: hashes[r][0] for p, r in zip(opened.plates, ranges, strict=True)},
         seed=config.seed,
         donors=config.donors.model_dump(exclude={"candidates"}),
         fields=config.evaluation.fields,
@@ -169,14 +226,14 @@ def stages(job: Job) -> list[Stage]:
     )
     add(sample, ("sample",), "a sample for the eye", embedding.create_sample)
     for name in config.models:
-        _add_model(job, name, opened.plates, bank, named, add)
+        _add_model(job, name, dict(zip(opened.plates, ranges, strict=True)), bank, named, add)
     return found
 
 
 def _add_model(
     job: Job,
     name: str,
-    plates: Sequence[str],
+    ranges: Mapping[str, str],
     bank: str,
     named: "Named",
     add: "Add",
@@ -191,8 +248,10 @@ def _add_model(
         "candidates": config.donors.candidates,
         "processor": embedding.processor(),
     }
-    embed = [named("embed", f"{name}/{plate}", [bank], **payload) for plate in plates]
-    for stage, plate in zip(embed, plates, strict=True):
+    embed = [
+        named("embed", f"{name}/{plate}", [bank, own], **payload) for plate, own in ranges.items()
+    ]
+    for stage, plate in zip(embed, ranges, strict=True):
         add(
             stage,
             (f"plates/{plate}/embeddings/{name}",),
@@ -258,14 +317,15 @@ Named = Callable[..., str]
 Add = Callable[..., None]
 
 
-def _add_crops(job: Job, screen: Screen, named: Named, add: Add) -> list[str]:
+def _add_crops(job: Job, screen: Screen, growth: Growth, named: Named, add: Add) -> list[str]:
     """Add the stage that reads crops; return what later ones depend on."""
     config, (plate,) = job.config, screen.plates
     cut = named(
         "cut",
         plate,
         [],
-        screen=screen.identity(),
+        inputs=screen.identity(),
+        follows=growth.attempts.get(plate, 0),
         channels=[getattr(config.screen, role) for role in job.channels],
         mask=config.screen.mask,
         shard_cells=config.shard_cells,
@@ -281,53 +341,50 @@ def _add_crops(job: Job, screen: Screen, named: Named, add: Add) -> list[str]:
     return [cut]
 
 
-def _add_plates(job: Job, screen: PlateScreen, named: Named, add: Add) -> list[str]:
+def _add_plates(job: Job, screen: PlateScreen, growth: Growth, named: Named, add: Add) -> list[str]:
     """Add the stages that find and cut cells in fields; return what later ones depend on."""
     config, node = job.config, "plates/{}/{}"
     section = config.cells
-    segment, gather, cut = [], [], []
+    segment, measure, gather, cut = [], [], [], []
     for plate in screen.plates:
         fields.check_plan(job, plate)
         how: dict[str, Any] = {"labels": section.labels}
         if not section.labels:
             how = {"segmenter": section.segmenter, **fields.segmenter_of(job).to_config()}
-        segment.append(
+        inputs = screen.identity(plate, growth.samples.get(plate))
+        segment.append(named("segment", plate, [], inputs=inputs, **how))
+        by_field = partial(_fields, plate=plate), partial(fields.field_step, plate=plate)
+        prepare = partial(fields.create_labels, plate=plate)
+        own = (node.format(plate, "labels"),)
+        add(segment[-1], own, "fields: find cells", prepare, *by_field)
+        if section.write_labels:
+            labels = named("labels", plate, [segment[-1]])
+            prepare = partial(fields.create_label_plate, plate=plate)
+            add(labels, (), "label images as OME-Zarr", prepare, *by_field)
+    for plate, stage in zip(screen.plates, segment, strict=True):
+        measure.append(
             named(
-                "segment",
+                "measure",
                 plate,
-                [],
-                screen=screen.identity(plate),
+                [stage],
+                follows=growth.attempts.get(plate, 0),
                 seed=config.seed,
                 crop=[section.crop_size_px, section.border_px],
                 windows=[section.windows_per_field, section.margin_px],
-                **how,
             )
         )
-        add(
-            segment[-1],
-            tuple(node.format(plate, name) for name in ("fields", "found", "labels", "windows")),
-            "fields: find cells",
-            partial(fields.create_fields, plate=plate),
-            partial(_fields, plate=plate),
-            partial(fields.field_step, plate=plate),
-        )
-        if section.write_labels:
-            labels = named("labels", plate, [segment[-1]])
-            add(
-                labels, (), "label images as OME-Zarr",
-                partial(fields.create_labels, plate=plate),
-                partial(_fields, plate=plate),
-                partial(fields.field_step, plate=plate),
-            )  # fmt: skip
-    for plate, stage in zip(screen.plates, segment, strict=True):
+        owned = tuple(node.format(plate, name) for name in ("fields", "found", "windows"))
+        prepare = partial(gathering.create_measures, plate=plate)
+        by_field = partial(_fields, plate=plate), partial(fields.field_step, plate=plate)
+        add(measure[-1], owned, "fields: measure cells", prepare, *by_field)
+    for plate, stage in zip(screen.plates, measure, strict=True):
         gather.append(
             named(
                 "gather",
                 plate,
                 [stage],
+                inputs=[_names(screen, plate), screen.field_proteins(plate).tolist()],
                 shard_cells=config.shard_cells,
-                names=screen.proteins,
-                proteins=screen.field_proteins(plate).tolist(),
             )
         )
         owned = tuple(node.format(plate, name) for name in ("cells", "crops"))
@@ -340,6 +397,11 @@ def _add_plates(job: Job, screen: PlateScreen, named: Named, add: Add) -> list[s
             write_size=partial(_shard, plate=plate),
         )  # fmt: skip
     return cut
+
+
+def _names(screen: PlateScreen, plate: str) -> dict[int, str]:
+    """Return code and name of the proteins of a plate."""
+    return {int(c): screen.proteins[c] for c in np.unique(screen.field_proteins(plate)) if c >= 0}
 
 
 def _fields(job: Job, plate: str) -> int:
@@ -359,6 +421,11 @@ def _shard(job: Job, plate: str) -> int:
 
 def _range_groups(job: Job, plate: str) -> int:
     return int(job.store.array(f"plates/{plate}/ranges/protein").shape[0])
+
+
+def _hash(*values: Any) -> str:
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _nothing(job: Job) -> None:

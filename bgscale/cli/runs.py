@@ -11,7 +11,6 @@ from bgscale.cli.root import RUN_TOML, STORE, cluster, finish, main, tell
 
 if TYPE_CHECKING:
     from bgscale.config import RunConfig
-    from bgscale.run import Run
 
 FIRST_LOOK_POOL = 2
 """Smallest donor pool that is enough for a run with --limit or --proteins."""
@@ -73,27 +72,46 @@ def plan(run_toml: Path, limit: int, proteins: str) -> None:
 @click.argument("run_toml", type=RUN_TOML)
 @cluster("serial")
 @click.option("--redo", is_flag=True, help="Replace what another config has made in the store.")
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Try fields or crops again that failed; what holds any that is mended is made anew.",
+)
+@click.option(
+    "--redraw",
+    is_flag=True,
+    help="Draw donors anew, from plates that came later as well.",
+)
 @_first_look
-def run(run_toml: Path, cluster: str, redo: bool, limit: int, proteins: str) -> None:  # noqa: FBT001
+def run(
+    run_toml: Path,
+    cluster: str,
+    redo: bool,  # noqa: FBT001
+    retry_failed: bool,  # noqa: FBT001
+    redraw: bool,  # noqa: FBT001
+    limit: int,
+    proteins: str,
+) -> None:
     """Do everything that is missing in a run.
 
-    Stopped by Ctrl-C, a full disk or a crash, a second `bgscale run` goes on where it was. A store
-    that another config has made is refused, unless --redo is given.
+    Stopped by Ctrl-C, a full disk or a crash, a second `bgscale run` goes on where it was. Plates
+    that came later are added; the donors stay those that were drawn before. A store that another
+    config has made is refused, unless --redo is given.
     """
-    from bgscale.run import Run
-
-    _execute(Run.from_config(_load(run_toml, limit, proteins)), cluster, redo=redo)
-
-
-def _execute(run: "Run", cluster: str, *, redo: bool = False) -> None:
     from bgscale.distribute.cluster import connect
     from bgscale.progress import Narrator
+    from bgscale.run import Run
 
+    run = Run.from_config(_load(run_toml, limit, proteins))
     for notice in run.notices():
         tell(notice)
-    run.check(redo=redo)
+    plates = run.check(redo=redo, retry_failed=retry_failed, redraw=redraw)
+    if retry_failed:
+        tell(f"made anew: {', '.join(plates)}" if plates else "nothing that failed can be used now")
     with connect(cluster) as client, Narrator.of_store(run.config.store) as narrator:
-        outcome = run.execute(client, redo=redo, listener=narrator)
+        outcome = run.execute(
+            client, redo=redo, retry_failed=retry_failed, redraw=redraw, listener=narrator
+        )
     tell(f"done: {outcome.store}; `bgscale table {outcome.store}` prints the table")
     finish(outcome)
 

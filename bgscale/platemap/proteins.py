@@ -37,13 +37,20 @@ class PlateMap:
     labels: npt.NDArray[np.bool_]
     columns: dict[str, list[str]]
 
-    def class_identity(self) -> str:
-        """Return a hash of the classes of each protein."""
-        return f"{draw.digest64(self.columns['protein'], self.classes, self.labels.tolist()):016x}"
+    def class_identity(self, first: int | None = None) -> str:
+        """Return a hash of the classes of each protein, or of the first ones."""
+        names, labels = self.columns["protein"][:first], self.labels[:first].tolist()
+        return f"{draw.digest64(names, self.classes, labels):016x}"
 
     def identity(self) -> str:
         """Return a hash of the whole map."""
         return f"{draw.digest64(self.class_identity(), self.columns):016x}"
+
+    def reordered(self, rows: Sequence[int], classes: Sequence[str]) -> "PlateMap":
+        """Return the map with its proteins in the order of `rows`, and its classes in this one."""
+        labels = self.labels[np.ix_(rows, [self.classes.index(c) for c in classes])]
+        columns = {name: [values[i] for i in rows] for name, values in self.columns.items()}
+        return PlateMap(tuple(classes), labels, columns)
 
     def of(self, rows: Sequence[int]) -> "PlateMap":
         """Return the map of some of its proteins; classes that none of them has are left out."""

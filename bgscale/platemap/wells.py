@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -66,6 +66,19 @@ class WellMap:
     def identity(self) -> str:
         """Return a hash of everything the map says of the opened plates."""
         return f"{draw.digest64(self.map.identity(), list(self.protein_of), self.columns):016x}"
+
+    def reordered(self, proteins: Sequence[str], classes: Sequence[str]) -> "WellMap":
+        """Return the map with its proteins, and its classes, in this order."""
+        place = {name: i for i, name in enumerate(self.proteins)}
+        rows = [place[name] for name in proteins]
+        code = {old: new for new, old in enumerate(rows)}
+        return replace(
+            self,
+            map=self.map.reordered(rows, classes),
+            proteins=tuple(proteins),
+            control=self.control[rows],
+            protein_of={well: code.get(old, -1) for well, old in self.protein_of.items()},
+        )
 
     def of(self, rows: Sequence[int]) -> "WellMap":
         """Return the map of some of its proteins and their wells alone."""

@@ -8,9 +8,9 @@ raises `FieldError` with its reason when it is read, and its run marks it and go
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -93,6 +93,34 @@ class PlateScreen:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
         return self.wells.map.classes
+
+    def continued(
+        self, plates: Sequence[str], proteins: Sequence[str], classes: Sequence[str]
+    ) -> "PlateScreen":
+        """Return the screen with these first, which an earlier run has numbered, in their order.
+
+        Where one of them is no more, the screen as it is.
+        """
+        known = (plates, proteins, classes)
+        have = (self.plates, self.proteins, self.classes)
+        if any(set(old) - set(now) for old, now in zip(known, have, strict=True)):
+            return self
+        first, named, kinds = (
+            [*old, *(n for n in now if n not in set(old))]
+            for old, now in zip(known, have, strict=True)
+        )
+        if (first, named, kinds) == tuple(map(list, have)):
+            return self
+        found = replace(
+            self,
+            handles={name: self.handles[name] for name in first},
+            fields={name: self.fields[name] for name in first},
+            wells=self.wells.reordered(named, kinds),
+        )
+        # what was read of the plates already
+        for name in {"layouts", "_samples"} & set(self.__dict__):
+            found.__dict__[name] = self.__dict__[name]
+        return found
 
     def field_names(self, plate: str) -> list[str]:
         """Return the full names of a plate's fields: plate/well/field."""
@@ -210,25 +238,36 @@ class PlateScreen:
         )
 
     @cached_property
-    def _samples(self) -> dict[str, list[int]]:
+    def _samples(self) -> dict[str, dict[str, int]]:
         """Checksums of the pixels of `HASHED_FIELDS` fields of each plate, chosen by hash."""
-        found: dict[str, list[int]] = {}
+        found: dict[str, dict[str, int]] = {}
         for plate in self.plates:
             names = self.field_names(plate)
             ids = np.array([draw.digest64(name) for name in names], np.uint64)
-            found[plate] = []
+            found[plate] = {}
             for i in draw.order(0, "identity", ids)[:HASHED_FIELDS].tolist():
                 with suppress(FieldError):
-                    found[plate].append(zlib.crc32(self.read(plate, i).tobytes()))
+                    found[plate][names[i]] = zlib.crc32(self.read(plate, i).tobytes())
         return found
 
-    def identity(self, plate: str) -> str:
-        """Return a hash of a plate: its fields, layout, channels, and pixels of few fields."""
+    def samples(self, plate: str, before: Mapping[str, int] | None = None) -> dict[str, int]:
+        """Return checksums of the pixels of few fields of a plate, by the field's full name.
+
+        Those taken `before`, where none of them is contradicted: a field that was lost or mended
+        since then does not make another plate.
+        """
+        now = self._samples[plate]
+        if before and all(before[name] == now[name] for name in now if name in before):
+            return dict(before)
+        return now
+
+    def identity(self, plate: str, before: Mapping[str, int] | None = None) -> str:
+        """Return a hash of a plate: its fields, layout, channels, and `samples`."""
         layout = self.layouts[plate]
         facts = [
             self.field_names(plate), layout.shape, str(layout.dtype), layout.pixel_size_um,
             [self.opened_with[role] for role in self.channels], self.opened_with["time"],
-            self.opened_with["z"], self._samples[plate],
+            self.opened_with["z"], self.samples(plate, before),
         ]  # fmt: skip
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 

@@ -44,8 +44,10 @@ class Candidates:
 def donors(job: Job, unit: Unit) -> Done:
     """Choose donors, windows and centre cells, write who they are, create the banks' arrays."""
     del unit
-    if not job.everyone.usable.any():
-        msg = f"no cell that can be used on {', '.join(job.plates)}: `bgscale status` and the "
+    if not job.cells_of(job.drawn_plates).usable.any():
+        msg = (
+            f"no cell that can be used on {', '.join(job.drawn_plates)}: `bgscale status` and the "
+        )
         msg += "reason codes in plates/*/cells and plates/*/fields say why"
         raise InputError(msg)
     files: list[str] = []
@@ -65,7 +67,7 @@ def candidates(job: Job, bank: str) -> Candidates:
     """
     if bank == "windows" and job.has_windows:
         return _windows(job)
-    table = job.everyone
+    table = job.cells_of(job.drawn_plates)
     able = table.usable & table.evaluated
     if bank != "centres" and job.has_windows:
         able &= _column(job, "padded_area") == 0
@@ -76,13 +78,13 @@ def candidates(job: Job, bank: str) -> Candidates:
 
 
 def _column(job: Job, name: str) -> npt.NDArray[Any]:
-    return np.concatenate([job.store.read(f"plates/{p}/cells/{name}") for p in job.plates])
+    return np.concatenate([job.store.read(f"plates/{p}/cells/{name}") for p in job.drawn_plates])
 
 
 def _windows(job: Job) -> Candidates:
-    """Return the cell-free windows that were found in the fields of all plates."""
+    """Return the cell-free windows that were found in the fields of the plates."""
     parts, start, fields_before = [], 0, 0
-    for plate in job.plates:
+    for plate in job.drawn_plates:
         node = f"plates/{plate}/windows"
         field, present = (job.store.read(f"{node}/{name}") for name in ("field", "present"))
         field = field.astype(np.int64)

@@ -45,7 +45,7 @@ class Job:
     def screen(self) -> AnyScreen:
         """The input screen."""
         section = self.config.screen
-        return open_screen(
+        opened = open_screen(
             section.path,
             plate_map=section.plate_map or None,
             pattern=section.pattern or None,
@@ -61,6 +61,8 @@ class Job:
             proteins=section.proteins or None,
             limit=section.limit or None,
         )
+        known = self.store.attrs().get("known") if self.store.exists() else None
+        return opened.continued(**known) if known and opened.kind == "plates" else opened
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
@@ -129,11 +131,20 @@ class Job:
         return self.labels[protein] & (protein >= 0)[:, None]
 
     @cached_property
+    def drawn_plates(self) -> tuple[str, ...]:
+        """The plates that donors and experiment 1's cells are drawn from: the first ones."""
+        return self.plates[: len(self.store.attrs()["drawn"]["plates"])]
+
+    @cached_property
     def everyone(self) -> "PlateCells":
         """The cells of all plates, one plate after the other; so are their field codes."""
+        return self.cells_of(self.plates)
+
+    def cells_of(self, plates: Sequence[str]) -> "PlateCells":
+        """Return the cells of the first plates, as `everyone` has them."""
         self.in_fields(self.field_names, self.config.evaluation.fields, "evaluation.fields")
-        tables = [self.cells(plate) for plate in self.plates]
-        counts = [self.field_count(plate) for plate in self.plates]
+        tables = [self.cells(plate) for plate in plates]
+        counts = [self.field_count(plate) for plate in plates]
         starts = np.cumsum([0, *counts])
         cells = Cells(
             np.concatenate([t.cells.ids for t in tables]),

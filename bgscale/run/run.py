@@ -1,15 +1,15 @@
-"""A run: a screen, a store and a config; planned, executed, looked at.
+"""A run: a screen, a store and a config; planned, executed.
 
-`execute` does what is missing. A store that was made by another config is refused, with the list of
-what would be redone, unless asked to redo it.
+`execute` does what is missing. A store that was made by another config, or from another input, is
+refused, with the list of what would be redone, unless asked to redo it. What follows from plates
+that came later is not asked about.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-
-import numpy as np
 
 from bgscale import pipeline
 from bgscale.config import RunConfig, ScreenSection
@@ -17,17 +17,16 @@ from bgscale.distribute.execute import Listener, draining_signals, run_units
 from bgscale.distribute.ledger import Ledger
 from bgscale.errors import InputError, StoreMismatchError
 from bgscale.pipeline import Stage
-from bgscale.progress import Narrator, Silent
+from bgscale.progress import Silent
 from bgscale.results import Store
-from bgscale.schema import Reason
+from bgscale.run import growth as growing
+from bgscale.run.outcome import Outcome, outcome, versions
 from bgscale.screen import AnyScreen
 from bgscale.stages.embedding import model_attrs, model_of
 from bgscale.stages.job import Job, remember
-from bgscale.train import Training, model_to_train, train
 
 if TYPE_CHECKING:
     from bgscale.distribute.execute import Client
-
 
 _NODE_OF = {
     "embed": "plates/{2}/embeddings/{1}",
@@ -48,35 +47,6 @@ class StagePlan:
     purpose: str
     units: int | None
     done: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Parameters
-    ----------
-    store : path
-    cells : int
-        Cells of the screen.
-    unusable : dict of str to int
-        Cells that something was wrong with, by reason.
-    set_aside : dict of str to int
-        Cells that are left out by rule, such as those the border of a field cuts.
-    failed_fields : dict of str to int
-        Fields of plates that could not be used, or are not there, by reason.
-    """
-
-    store: Path
-    cells: int
-    unusable: dict[str, int]
-    set_aside: dict[str, int]
-    failed_fields: dict[str, int]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing was wrong with any field or cell."""
-        return not (self.unusable or self.failed_fields)
 
 
 class Run:
@@ -103,9 +73,40 @@ class Run:
         section = ScreenSection(**screen.opened_with)
         changed = {"screen": section, "store": str(store)}
         self.config = (config or RunConfig()).model_copy(update=changed)
-        self._stages = pipeline.stages(_with_screen(Job(self.config), screen))
-        tokens = tuple((stage.name, stage.token) for stage in self._stages)
-        self._job = _with_screen(Job(self.config, tokens), screen)
+        self._screen = screen
+        self._failed: dict[str, list[int]] = {}
+        self._lay_out()
+
+    def _lay_out(self, *, redraw: bool = False, mended: Collection[str] = ()) -> None:
+        """Work out stages and tokens, as the store that is there binds them."""
+        attrs = self.store.attrs() if self.store.exists() else {"stages": {}}
+        known = attrs.get("known")
+        if known and self._screen.kind == "plates":
+            self._screen = self._screen.continued(**known)
+        job = self.job_of(self.config)
+        before = growing.drawn_before(attrs, self._screen.plates)
+        attempts = {p: before.attempts.get(p, 0) + (p in mended) for p in self._screen.plates}
+        bound = replace(before, attempts={plate: n for plate, n in attempts.items() if n})
+        free = replace(bound, drawn={}, proteins=0)
+        stages = pipeline.stages(job, bound)
+        if not growing.holds(stages, attrs["stages"], bound, mended):
+            bound, stages = free, pipeline.stages(job, free)
+        self._asked = set(growing.asked_about(stages, attrs["stages"], mended))
+        if redraw and bound.drawn:
+            bound, stages = free, pipeline.stages(job, free)
+        tokens = {stage.name: stage.token for stage in stages}
+        drawn = {plate: tokens[f"ranges/{plate}"] for plate in self._screen.plates}
+        self._stages = stages
+        self._growth = bound if bound.drawn else replace(
+            bound, drawn=drawn, proteins=len(self._screen.proteins)
+        )  # fmt: skip
+        self._job = self.job_of(self.config, [(s.name, s.token) for s in self._stages])
+
+    def job_of(self, config: RunConfig, tokens: Sequence[tuple[str, str]] = ()) -> Job:
+        """Return a job on the screen that is open already."""
+        job = Job(config, tuple(tokens))
+        job.__dict__["screen"] = self._screen
+        return job
 
     @classmethod
     def from_config(cls, config: RunConfig) -> Self:
@@ -115,7 +116,7 @@ class Run:
     @property
     def screen(self) -> AnyScreen:
         """The input."""
-        return self._job.screen
+        return self._screen
 
     @property
     def stages(self) -> Sequence[Stage]:
@@ -125,7 +126,7 @@ class Run:
     @property
     def store(self) -> Store:
         """The run store."""
-        return self._job.store
+        return Store(self.config.store)
 
     @property
     def ledger(self) -> Ledger:
@@ -138,23 +139,38 @@ class Run:
         return made
 
     def outdated(self, until: str | None = None) -> list[str]:
-        """Return the stages of the store that were made by another config."""
+        """Return the stages of the store that would be made anew."""
         if not self.store.exists():
             return []
         made = self._made()
         stages = self._until(until)
         return [s.name for s in stages if s.name in made and made[s.name]["token"] != s.token]
 
-    def check(self, *, redo: bool = False, until: str | None = None) -> None:
-        """Raise what would stop a run, before anything is computed.
+    def check(
+        self,
+        *,
+        redo: bool = False,
+        retry_failed: bool = False,
+        redraw: bool = False,
+        until: str | None = None,
+    ) -> list[str]:
+        """Raise what would stop `execute`, before anything is computed.
+
+        Returns
+        -------
+        list of str
+            Of `retry_failed`, the plates that will be made anew.
 
         Raises
         ------
         InputError
             Fewer than two classes, where they are to be told apart.
         StoreMismatchError
-            The store was made by another config, and not `redo`.
+            The store was made by another config, or from another input or plates that are gone,
+            and not `redo`.
         """
+        self._failed = self._mended() if retry_failed else {}
+        self._lay_out(redraw=redraw, mended=self._failed)
         classes = self.screen.classes
         if len(classes) < 2 and any(s.name == "donors" for s in self._until(until)):
             msg = (
@@ -162,18 +178,35 @@ class Run:
                 f"({', '.join(classes)}); expected at least 2 to tell apart"
             )
             raise InputError(msg)
-        outdated = self.outdated(until)
-        if outdated and not redo:
+        if redo or not self.store.exists():
+            return list(self._failed)
+        attrs = self.store.attrs()
+        if any(stage.name in self._asked for stage in self._until(until)):
+            outdated = self.outdated(until)
             msg = (
-                f"{self.store.path} was made by another config; these stages would be redone: "
-                f"{', '.join(outdated)}. Run again with --redo to replace them, or choose another "
-                "'store'"
+                f"{self.store.path} was made by another config, or from another input; these "
+                f"stages would be redone: {', '.join(outdated)}. Run again with --redo to replace "
+                "them, or choose another 'store'"
             )
             raise StoreMismatchError(msg)
+        gone = sorted(set(attrs.get("plates", [])) - set(self.screen.plates))
+        if gone:
+            msg = (
+                f"{self.store.path} holds plates that are no longer on the screen: "
+                f"{', '.join(gone)}. Bring them back, or run again with --redo to remove them"
+            )
+            raise StoreMismatchError(msg)
+        return list(self._failed)
 
     def notices(self) -> list[str]:
         """Return what a reader of the results must know before they are made."""
         found = []
+        later = [p for p in self.screen.plates if p not in self._growth.drawn]
+        if later:
+            found.append(
+                f"donors were drawn before plates {', '.join(later)} came, and stay; --redraw "
+                "draws them from all plates"
+            )
         if self.screen.kind == "plates" and not self._job.pixel_size_um:
             found.append(
                 "the plates do not say how large a pixel is: cells are looked for as if it were "
@@ -214,9 +247,9 @@ class Run:
         lines.append(f"store   {self.store.path}")
         lines += [f"note    {text}" for text in self.notices()]
         if self.outdated():
-            lines.append(
-                f"another config made: {', '.join(self.outdated())} (--redo replaces them)"
-            )
+            why = "another config or input made" if self._asked else "made anew, with what is new"
+            hint = " (--redo replaces them)" if self._asked else ""
+            lines.append(f"{why}: {', '.join(self.outdated())}{hint}")
         lines.append("")
         for plan in self.plan():
             units = "?" if plan.units is None else str(plan.units)
@@ -228,6 +261,8 @@ class Run:
         client: "Client | None" = None,
         *,
         redo: bool = False,
+        retry_failed: bool = False,
+        redraw: bool = False,
         listener: Listener | None = None,
         until: str | None = None,
     ) -> Outcome:
@@ -241,6 +276,11 @@ class Run:
             From `bgscale.connect`; None runs the same functions here, one after the other.
         redo : bool
             Replace what another config has made.
+        retry_failed : bool
+            Try the fields again that failed, and make their plates anew where any of them can be
+            used now. The donors stay.
+        redraw : bool
+            Draw donors and experiment 1's cells anew, from all plates.
         listener : Listener, optional
             Hears of progress.
         until : str, optional
@@ -253,22 +293,13 @@ class Run:
         InputError, UnitError, DiskFullError, InterruptedRunError
             See `bgscale.distribute.execute.run_units`.
         """
-        self.check(redo=redo, until=until)
+        self.check(redo=redo, retry_failed=retry_failed, redraw=redraw, until=until)
         if not self.store.exists():
             self.store.create({"stages": {}})
         self.store.sweep()
         self._forget(self.outdated(until))
-        for plate in set(self.store.attrs().get("plates", [])) - set(self.screen.plates):
-            self.store.remove(f"plates/{plate}")
-        planned = [stage.name for stage in self._stages]
-        self.store.update_attrs(
-            {
-                "plates": list(self.screen.plates),
-                "config": self.config.to_config(),
-                "versions": versions(),
-                "planned": planned,
-            }
-        )
+        self._state(self._facts())
+        self._forget_failed()
         remember(self._job)
         with draining_signals() as stop:
             for stage in self._until(until):
@@ -285,10 +316,65 @@ class Run:
                 )
         return outcome(self.store)
 
+    def _mended(self) -> dict[str, list[int]]:
+        """Return the failures of the plates on which some of them can be used now."""
+        if not self.store.exists():
+            return {}
+        failures, made = growing.failed(self.store), self._made()
+        good = growing.mended(self.screen, self.store, failures)
+        for stage in self._stages:
+            old = made.get(stage.name)
+            if old is not None and old["inputs"] != stage.inputs:
+                good |= {growing.plate_of(stage.name)} & set(failures)
+        return {plate: failures[plate] for plate in sorted(good)}
+
+    def _samples(self) -> dict[str, dict[str, int]]:
+        screen, before = self.screen, self._growth.samples
+        if screen.kind == "crops":
+            return {}
+        return {plate: screen.samples(plate, before.get(plate)) for plate in screen.plates}
+
+    def _forget_failed(self) -> None:
+        """Forget that the units are done in which fields failed."""
+        for stage in self._stages:
+            kind, plate = stage.name.split("/")[0], growing.plate_of(stage.name)
+            if kind in ("segment", "labels") and plate in self._failed:
+                units = stage.units(self._job)
+                fields = self._failed[plate]
+                held = [u for u in units if any(u.start <= f < u.stop for f in fields)]
+                self.ledger.forget_units(held)
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what the root of the store says of its run."""
+        screen = self.screen
+        return {
+            "plates": list(screen.plates),
+            "known": {
+                "plates": list(screen.plates),
+                "proteins": list(screen.proteins),
+                "classes": list(screen.classes),
+            },
+            "drawn": {"plates": dict(self._growth.drawn), "proteins": self._growth.proteins},
+            "attempts": dict(self._growth.attempts),
+            "samples": self._samples(),
+            "config": self.config.to_config(),
+            "versions": versions(),
+            "planned": [stage.name for stage in self._stages],
+        }
+
+    def _state(self, facts: dict[str, Any]) -> None:
+        """Write what the store does not say already: a finished one may be read-only."""
+        attrs = self.store.attrs()
+        facts = json.loads(json.dumps(facts))
+        if any(attrs.get(name) != value for name, value in facts.items()):
+            self.store.update_attrs(facts)
+
     def _until(self, kind: str | None) -> list[Stage]:
         """Return the stages up to the last one of a kind."""
-        kinds = [stage.name.partition("/")[0] for stage in self._stages]
-        return self._stages if kind is None else self._stages[: kinds.index(kind) + 1]
+        if kind is None:
+            return self._stages
+        places = [i for i, s in enumerate(self._stages) if s.name.partition("/")[0] == kind]
+        return self._stages[: places[-1] + 1]
 
     def _prepare(self, stage: Stage) -> None:
         """Create the stage's arrays, once; it is entered as made when all are there."""
@@ -299,7 +385,10 @@ class Run:
             self.ledger.forget(stage.name)
             stage.prepare(self._job)
             units = len(stage.units(self._job))
-            made[stage.name] = {"token": stage.token, "units": units, "purpose": stage.purpose}
+            made[stage.name] = {
+                "token": stage.token, "recipe": stage.recipe, "inputs": stage.inputs,
+                "units": units, "purpose": stage.purpose,
+            }  # fmt: skip
             # in the order of the stages, whatever was redone: equal runs have equal stores
             ordered = {s.name: made.pop(s.name) for s in self._stages if s.name in made} | made
             self.store.update_attrs({"stages": ordered})
@@ -315,89 +404,14 @@ class Run:
                 if parts[0] in _NODE_OF:
                     self.store.remove(_NODE_OF[parts[0]].format(*parts))
                 del made[name]
+        for plate in set(self.store.attrs().get("plates", [])) - set(self.screen.plates):
+            self.store.remove(f"plates/{plate}")
+            for name in [n for n in made if growing.plate_of(n) == plate]:
+                self.ledger.forget(name)
+                del made[name]
         for stage in self._stages:
             if stage.name in outdated:
                 self.ledger.forget(stage.name)
                 for node in stage.nodes:
                     self.store.remove(node)
-        kept = {name: entry for name, entry in made.items() if name not in outdated}
-        self.store.update_attrs({"stages": kept})
-
-
-def _with_screen(job: Job, screen: AnyScreen) -> Job:
-    """Return the job with a screen that is open already."""
-    job.__dict__["screen"] = screen
-    return job
-
-
-def train_model(
-    config: RunConfig,
-    client: "Client | None" = None,
-    *,
-    listener: Narrator | None = None,
-    restart: bool = False,
-    redo: bool = False,
-) -> Training:
-    """Cut the screen's cells, as far as that is not done, and fit a model on them.
-
-    Parameters
-    ----------
-    config : RunConfig
-        ``training`` says which model, on which fields, how long.
-    client : distributed.Client, optional
-        Cuts cells; the fit runs here.
-    listener : Narrator, optional
-    restart : bool
-        Forget the checkpoint of an earlier training.
-    redo : bool
-        Cut the cells anew where another config has cut them.
-    """
-    name = model_to_train(config)
-    untrained = config.models[name].model_copy(update={"weights": ""})
-    run = Run.from_config(config.model_copy(update={"models": {name: untrained}}))
-    run.execute(client, redo=redo, listener=listener, until="cut")
-    job = _with_screen(Job(config), run.screen)
-    return train(job, restart=restart, on_epoch=listener.epoch_done if listener else None)
-
-
-def outcome(store: Store) -> Outcome:
-    """Return how many cells a store has, and what of cells and fields cannot be used, by reason."""
-    cells = np.zeros(max(Reason) + 1, np.int64)
-    fields = np.zeros_like(cells)
-    for plate in store.attrs()["plates"]:
-        if store.has(f"plates/{plate}/cells"):
-            cells += np.bincount(store.read(f"plates/{plate}/cells/reason"), minlength=len(cells))
-        if store.has(f"plates/{plate}/fields"):
-            missing = [p["reason"] for p in store.attrs(f"plates/{plate}/fields")["problems"]]
-            reason = store.read(f"plates/{plate}/fields/reason")
-            fields += np.bincount([*reason, *missing], minlength=len(cells))
-    bad = [r for r in Reason if r.is_failure]
-    return Outcome(
-        store.path,
-        int(cells.sum()),
-        {r.text: int(cells[r]) for r in bad if cells[r]},
-        {r.text: int(cells[r]) for r in Reason if r and r not in bad and cells[r]},
-        {r.text: int(fields[r]) for r in bad if fields[r]},
-    )
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
-    from importlib.metadata import version
-
-    names = ("bgscale", "numpy", "torch", "zarr", "scikit-learn", "scikit-image", "dask", "xarray")
-    return {name: version(name) for name in names}
-
-
-def status(path: str | Path) -> dict[str, Any]:
-    """Return, per stage of a store, how many units there are and are done, by the ledger alone."""
-    store, ledger = Store(path), Ledger(str(path))
-    attrs = store.attrs()
-    stages: dict[str, dict[str, Any]] = {
-        name: {**entry, "done": ledger.count(name, entry["token"])}
-        for name, entry in attrs["stages"].items()
-    }
-    # how many units these have is known when the stage before is complete
-    ahead = (name for name in attrs.get("planned", []) if name not in stages)
-    stages |= {name: {"token": None, "units": None, "purpose": "", "done": 0} for name in ahead}
-    return {"store": str(store.path), "stages": stages}
+        self._state({"stages": {n: entry for n, entry in made.items() if n not in outdated}})

@@ -1,0 +1,122 @@
+"""What later runs of a store keep of earlier ones, and what they ask about before they redo it.
+
+A store grows: plates come later, failed fields are mended. Its donors do not move: the bank and
+experiment 1's cells stay those of the plates that were there when they were drawn.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bgscale.errors import FieldError
+from bgscale.pipeline import Growth, Stage
+from bgscale.results import Store
+from bgscale.schema import Reason
+from bgscale.screen import AnyScreen, PlateScreen
+
+Made = Mapping[str, Mapping[str, Any]]
+"""Token, recipe, inputs and number of units of each stage that a store holds."""
+_UP_TO_DONORS = ("proteins", "segment", "measure", "gather", "cut", "ranges", "donors")
+
+
+def plate_of(stage: str) -> str:
+    """Return the plate of a stage's name; empty where it has none."""
+    kind, *rest = stage.split("/")
+    if kind == "embed":
+        return rest[1]
+    return rest[0] if kind in ("segment", "labels", "measure", "gather", "cut", "ranges") else ""
+
+
+def asked_about(stages: Sequence[Stage], made: Made, mended: Collection[str] = ()) -> list[str]:
+    """Return the stages that another config, or another input, has made.
+
+    What merely follows is not among them: plates that came later, cells of mended fields.
+    Of `mended` plates the input may be another one.
+    """
+    found = []
+    for stage in stages:
+        old = made.get(stage.name)
+        if old is None or old["token"] == stage.token:
+            continue
+        same = old["inputs"] == stage.inputs or plate_of(stage.name) in mended
+        if old["recipe"] != stage.recipe or not same:
+            found.append(stage.name)
+    return found
+
+
+def holds(stages: Sequence[Stage], made: Made, growth: Growth, mended: Collection[str]) -> bool:
+    """Whether the donors that were drawn once are still those of this screen and config."""
+    for name in asked_about(stages, made, mended):
+        plate = plate_of(name)
+        if name.split("/")[0] in _UP_TO_DONORS and (not plate or plate in growth.drawn):
+            return False
+    return True
+
+
+def drawn_before(attrs: Mapping[str, Any], plates: Collection[str]) -> Growth:
+    """Return what the attributes of a store say of earlier runs.
+
+    Donors that no run has drawn yet, or from a plate that is gone, bind nobody.
+    """
+    record, kept = attrs.get("drawn"), {k: attrs.get(k, {}) for k in ("attempts", "samples")}
+    if record is None or "donors" not in attrs["stages"] or set(record["plates"]) - set(plates):
+        return Growth(**kept)
+    return Growth(record["plates"], record["proteins"], **kept)
+
+
+def failed(store: Store) -> dict[str, list[int]]:
+    """Return the plates on which something failed, each with the codes of its failed fields.
+
+    Of crops screens the rows of the failed crops.
+    """
+    found: dict[str, set[int]] = {}
+    bad = [int(r) for r in Reason if r.is_failure]
+    for plate in store.attrs()["plates"]:
+        node = f"plates/{plate}"
+        codes: set[int] = set()
+        known = False
+        if store.has(f"{node}/labels/reason"):
+            codes |= set(np.flatnonzero(np.isin(store.read(f"{node}/labels/reason"), bad)).tolist())
+        if store.has(f"{node}/fields"):
+            reason = store.read(f"{node}/fields/reason")
+            codes |= set(np.flatnonzero(np.isin(reason, bad)).tolist())
+            known = bool(store.attrs(f"{node}/fields")["problems"])
+        if store.has(f"{node}/cells"):
+            rows = np.flatnonzero(np.isin(store.read(f"{node}/cells/reason"), bad))
+            fields = store.has(f"{node}/fields")
+            codes |= set((store.read(f"{node}/cells/field")[rows] if fields else rows).tolist())
+        if codes or known:
+            found[plate] = codes
+    return {plate: sorted(codes) for plate, codes in found.items()}
+
+
+def mended(screen: AnyScreen, store: Store, failures: Mapping[str, Sequence[int]]) -> set[str]:
+    """Return the plates on which some of what failed can be used now, or may be.
+
+    Whether a field can be read is tried; whether its cells are found now is known only afterwards.
+    """
+    found = set()
+    for plate, codes in failures.items():
+        if plate not in screen.plates:
+            continue
+        if screen.kind == "crops":
+            good = bool(codes) and bool((screen.read(np.array(codes)).reason == Reason.OK).any())
+        else:
+            of_labels = store.read(f"plates/{plate}/labels/reason") == Reason.LABELS
+            good = any(
+                of_labels[f] or _can_be_read(screen, plate, f)
+                for f in codes
+                if f < len(of_labels) and f < len(screen.fields[plate])
+            )
+        if good:
+            found.add(plate)
+    return found
+
+
+def _can_be_read(screen: PlateScreen, plate: str, code: int) -> bool:
+    try:
+        screen.read(plate, code)
+    except FieldError:
+        return False
+    return True

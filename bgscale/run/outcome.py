@@ -1,0 +1,83 @@
+"""How a run ended, and how far it is: from the store and the ledger alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bgscale.distribute.ledger import Ledger
+from bgscale.results import Store
+from bgscale.schema import Reason
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Parameters
+    ----------
+    store : path
+    cells : int
+        Cells of the screen.
+    unusable : dict of str to int
+        Cells that something was wrong with, by reason.
+    set_aside : dict of str to int
+        Cells that are left out by rule, such as those the border of a field cuts.
+    failed_fields : dict of str to int
+        Fields of plates that could not be used, or are not there, by reason.
+    """
+
+    store: Path
+    cells: int
+    unusable: dict[str, int]
+    set_aside: dict[str, int]
+    failed_fields: dict[str, int]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing was wrong with any field or cell."""
+        return not (self.unusable or self.failed_fields)
+
+
+def outcome(store: Store) -> Outcome:
+    """Return how many cells a store has, and what of cells and fields cannot be used, by reason."""
+    cells = np.zeros(max(Reason) + 1, np.int64)
+    fields = np.zeros_like(cells)
+    for plate in store.attrs()["plates"]:
+        if store.has(f"plates/{plate}/cells"):
+            cells += np.bincount(store.read(f"plates/{plate}/cells/reason"), minlength=len(cells))
+        if store.has(f"plates/{plate}/fields"):
+            missing = [p["reason"] for p in store.attrs(f"plates/{plate}/fields")["problems"]]
+            reason = store.read(f"plates/{plate}/fields/reason")
+            fields += np.bincount([*reason, *missing], minlength=len(cells))
+    bad = [r for r in Reason if r.is_failure]
+    return Outcome(
+        store.path,
+        int(cells.sum()),
+        {r.text: int(cells[r]) for r in bad if cells[r]},
+        {r.text: int(cells[r]) for r in Reason if r and r not in bad and cells[r]},
+        {r.text: int(fields[r]) for r in bad if fields[r]},
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    from importlib.metadata import version
+
+    names = ("bgscale", "numpy", "torch", "zarr", "scikit-learn", "scikit-image", "dask", "xarray")
+    return {name: version(name) for name in names}
+
+
+def status(path: str | Path) -> dict[str, Any]:
+    """Return, per stage of a store, how many units there are and are done, by the ledger alone."""
+    store, ledger = Store(path), Ledger(str(path))
+    attrs = store.attrs()
+    stages: dict[str, dict[str, Any]] = {
+        name: {**entry, "done": ledger.count(name, entry["token"])}
+        for name, entry in attrs["stages"].items()
+    }
+    # how many units these have is known when the stage before is complete
+    ahead = (name for name in attrs.get("planned", []) if name not in stages)
+    stages |= {name: {"token": None, "units": None, "purpose": "", "done": 0} for name in ahead}
+    return {"store": str(store.path), "stages": stages}

@@ -1,0 +1,202 @@
+"""A store grows: other crops, later plates, mended fields; what is there stays as it is."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from screens import config_of, plates_config, write_plate_screen, write_screen
+from test_run import Counter
+
+from bgscale import open_results
+from bgscale.cli import main
+from bgscale.config import RunConfig, template
+from bgscale.errors import StoreMismatchError
+from bgscale.run import Run
+from bgscale.schema import Reason
+
+FIELDS = 22
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three plates; the first two have all localizations, the third proteins of its own."""
+    folder = write_plate_screen(
+        tmp_path_factory.mktemp("grows") / "screen", plates=3, proteins_per_localization=3
+    )
+    table = pd.read_csv(folder / "platemap.csv")
+    # a new name that sorts before all others
+    table.loc[(table["plate"] == "P3").idxmax(), "protein"] = "A00"
+    table.to_csv(folder / "platemap.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def grows(screen: Path, tmp_path: Path) -> Path:
+    """Copy the screen; its third plate is not there yet."""
+    folder = Path(shutil.copytree(screen, tmp_path / "screen"))
+    (folder / "plates" / "P3.zarr").rename(tmp_path / "P3.zarr")
+    return folder
+
+
+def quick(folder: Path, tmp_path: Path, /, **changes: Any) -> RunConfig:
+    return plates_config(folder, tmp_path, proportions={"folds": 2, "replicates": 0}, **changes)
+
+
+def files_of(store: Path, node: str) -> dict[str, bytes]:
+    folder = store / node
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_another_crop_size_does_not_redo_segmentation(screen: Path, tmp_path: Path) -> None:
+    Run.from_config(quick(screen, tmp_path)).execute(until="cut")
+    run = Run.from_config(quick(screen, tmp_path, cells={"crop_size_px": 48}))
+    with pytest.raises(StoreMismatchError, match="measure/P1"):
+        run.check()
+    counter = Counter()
+    run.execute(until="cut", redo=True, listener=counter)
+    assert "segment" not in counter.done
+    assert counter.done["measure"] == FIELDS
+    crops = open_results(tmp_path / "results.zarr")["plates/P2/crops"]["image"]
+    assert crops.shape[-1] == 48
+
+
+def test_a_plate_that_comes_later_moves_nobody(grows: Path, tmp_path: Path) -> None:
+    config = quick(grows, tmp_path)
+    store = Path(config.store)
+    Run.from_config(config).execute()
+    stays = [
+        "donors",
+        "windows",
+        "centres",
+        "grid",
+        "evaluation",
+        "sample",
+        "plates/P1",
+        "plates/P2",
+    ]
+    before = {node: files_of(store, node) for node in stays}
+    early = open_results(store)["proportions/tiny"]["n_cells"].load()
+    (tmp_path / "P3.zarr").rename(grows / "plates" / "P3.zarr")
+    counter = Counter()
+    run = Run.from_config(config)
+    assert any("P3" in notice and "--redraw" in notice for notice in run.notices())
+    run.execute(listener=counter)
+    fields = open_results(store)["plates/P3/fields"].sizes["field"]
+    assert counter.done["segment"] == fields < FIELDS // 2
+    assert "bank" not in counter.done
+    assert "grid" not in counter.done
+    assert {node: files_of(store, node) for node in stays} == before
+    tree = open_results(store)
+    later = tree["proportions/tiny"]["n_cells"].sel(fit="fixed", setting="original")
+    # codes of proteins stay: new ones come last, wherever their names sort
+    assert later["protein"].to_numpy().tolist()[-3:] == ["A00", "SIM005", "SIM007"]
+    assert later.sel(protein="A00") > 0
+    assert (later.sel(protein=early["protein"]) >= early.sel(fit="fixed", setting="original")).all()
+    donors = tree["plates/P3/embeddings/tiny"]["donor"].to_numpy()
+    bank = [tree[node]["id"].to_numpy().ravel() for node in ("donors", "windows")]
+    assert np.isin(donors[donors > 0], np.concatenate(bank)).all()
+    again = Counter()
+    Run.from_config(config).execute(listener=again)
+    assert not again.done
+
+
+def test_donors_are_redrawn_on_purpose(grows: Path, tmp_path: Path) -> None:
+    config = quick(grows, tmp_path)
+    Run.from_config(config).execute(until="bank")
+    (tmp_path / "P3.zarr").rename(grows / "plates" / "P3.zarr")
+    Run.from_config(config).execute(until="bank")
+    tree = open_results(config.store)
+    third = set(tree["plates/P3/cells"]["id"].to_numpy().tolist())
+    assert not third & set(tree["donors"]["id"].to_numpy().ravel().tolist())
+    counter = Counter()
+    Run.from_config(config).execute(until="bank", redraw=True, listener=counter)
+    assert "segment" not in counter.done
+    tree = open_results(config.store)
+    assert third & set(tree["donors"]["id"].to_numpy().ravel().tolist())
+    assert not any("--redraw" in notice for notice in Run.from_config(config).notices())
+
+
+def test_a_plate_that_is_gone_is_asked_about(grows: Path, tmp_path: Path) -> None:
+    config = quick(grows, tmp_path)
+    Run.from_config(config).execute(until="bank")
+    (tmp_path / "P3.zarr").rename(grows / "plates" / "P3.zarr")
+    Run.from_config(config).execute(until="bank")
+    shutil.rmtree(grows / "plates" / "P3.zarr")
+    with pytest.raises(StoreMismatchError, match="P3"):
+        Run.from_config(config).execute(until="bank")
+    Run.from_config(config).execute(until="bank", redo=True)
+    assert sorted(open_results(config.store)["plates"].children) == ["P1", "P2"]
+
+
+def damaged(grows: Path, tmp_path: Path) -> tuple[RunConfig, Path, Path]:
+    """Take a chunk away before the run; return the config, and where from and whereto."""
+    field = grows / "plates" / "P1.zarr" / "A" / "01" / "1"
+    whole = Path(shutil.copytree(field, tmp_path / "whole"))
+    shutil.rmtree(field / "0" / "c")
+    return quick(grows, tmp_path), field, whole
+
+
+def test_a_mended_field_is_retried_and_donors_stay(grows: Path, tmp_path: Path) -> None:
+    config, field, whole = damaged(grows, tmp_path)
+    run_toml = tmp_path / "run.toml"
+    run_toml.write_text(template(config), encoding="utf-8")
+    command = ["run", str(run_toml)]
+    assert CliRunner().invoke(main, command).exit_code == 3
+    bank = files_of(Path(config.store), "donors")
+    cells = open_results(config.store)["plates/P1/cells"].sizes["cell"]
+    still = CliRunner().invoke(main, [*command, "--retry-failed"])
+    assert still.exit_code == 3
+    assert "nothing that failed can be used now" in still.output
+    shutil.rmtree(field)
+    shutil.copytree(whole, field)
+    # a run that is not asked to retry leaves it
+    assert CliRunner().invoke(main, command).exit_code == 3
+    result = CliRunner().invoke(main, [*command, "--retry-failed"])
+    assert result.exit_code == 0, result.output
+    assert "made anew: P1" in result.output
+    tree = open_results(config.store)
+    assert tree["plates/P1/cells"].sizes["cell"] > cells
+    assert not tree["plates/P1/fields"]["reason"].to_numpy().any()
+    assert files_of(Path(config.store), "donors") == bank
+    counter = Counter()
+    Run.from_config(config).execute(listener=counter)
+    assert not counter.done
+
+
+def test_a_field_lost_after_segmentation_costs_its_cells_alone(grows: Path, tmp_path: Path) -> None:
+    config = quick(grows, tmp_path)
+    field = grows / "plates" / "P1.zarr" / "A" / "01" / "1"
+    Run.from_config(config).execute(until="gather")
+    kept = (field / "0" / "c").rename(tmp_path / "lost")
+    outcome = Run.from_config(config).execute()
+    assert not outcome.is_complete
+    cells = open_results(config.store)["plates/P1/cells"].to_dataset().load()
+    lost = cells["reason"] == Reason.MISSING_CHUNKS
+    names = np.array(cells["field"].attrs["names"])
+    assert set(names[cells["field"][lost]]) == {"P1/A01/1"}
+    kept.rename(field / "0" / "c")
+    assert Run.from_config(config).execute(retry_failed=True).is_complete
+
+
+def test_a_mended_crop_is_retried(tmp_path: Path) -> None:
+    screen = write_screen(tmp_path / "screen")
+    shutil.unpack_archive(screen / "crops.zip", screen / "crops")
+    (screen / "crops.zip").unlink()
+    crop = sorted((screen / "crops").rglob("*.tif*"))[0]
+    whole = crop.read_bytes()
+    crop.write_bytes(whole[: len(whole) // 2])
+    config = config_of(screen, tmp_path)
+    config = config.model_copy(
+        update={"screen": config.screen.model_copy(update={"path": str(screen / "crops")})}
+    )
+    assert not Run.from_config(config).execute(until="bank").is_complete
+    crop.write_bytes(whole)
+    assert Run.from_config(config).execute(until="bank", retry_failed=True).is_complete
