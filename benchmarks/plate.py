@@ -4,10 +4,10 @@
 
 Simulates a 384-well plate of 4 fields as an Opera Phenix folder (2.4 GB, with what is made of it
 about 4 GB at a time, 6 GB where --folder keeps all; --quick: 24 wells of 2 fields). Then imports
-it, finds its cells, gathers and cuts them, each step in a process of its own, serial, with one
-thread. The same for every fourth well: the peak memory of both is compared. Units are of the same
-size in both, 16 fields and as many cells as the default gives the full plate; the few fields of
---quick make smaller ones.
+it, finds its cells, measures, gathers and cuts them, each step in a process of its own, serial,
+with one thread. The same for every fourth well: the peak memory of both is compared. Units are of
+the same size in both, 16 fields and as many cells as the default gives the full plate; the few
+fields of --quick make smaller ones.
 
 Rates are of wall time, which other work on the machine lengthens; `cpu` is what the step used.
 `read` and `written` count calls, also those that the page cache answers, and what the ledger reads
@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STEPS = ("import", "segment", "gather", "cut")
+STEPS = ("import", "segment", "measure", "gather", "cut")
 CHANNELS = ("gfp", "rfp", "nuc")
 PLATE = "phenix"
 LOCALIZATIONS = 15
@@ -225,7 +225,6 @@ def _on_disk(path: Path) -> dict[str, Any]:
 
 def run(size: Size, images: Path, folder: Path, *, keep: bool) -> dict[str, Any]:
     """Do all steps for a plate of one size; return what was measured."""
-    from bgscale.results import Store
     from bgscale.run import outcome
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +239,7 @@ def run(size: Size, images: Path, folder: Path, *, keep: bool) -> dict[str, Any]
         steps[step] = _in_a_process(step, folder, images, size)
         if step == "import" and not keep:
             shutil.rmtree(images)
-    report["cells"] = cells = outcome(Store(results)).cells
+    report["cells"] = cells = outcome(results).cells
     for measured in steps.values():
         measured["fields_per_s"] = round(size.fields / measured["wall_s"], 2)
         measured["cells_per_s"] = round(cells / measured["wall_s"], 1)

@@ -119,6 +119,7 @@ def test_random_weights_are_said(small_screen: Path, finished: Path, tmp_path: P
 def test_a_first_look_takes_few_cells(small_screen: Path, tmp_path: Path) -> None:
     path = toml(tmp_path, config_of(small_screen, tmp_path))
     printed = call("plan", path, "--limit", "40").stdout
+    assert "results.look.zarr" in printed
     assert "40 crops of 10 proteins" in printed
     printed = call("plan", path, "--proteins", "SIM001,SIM003").stdout
     assert "of 2 proteins" in printed

@@ -90,8 +90,8 @@ def main() -> None:
     """  # noqa: D301  click needs the backspace character
 
 
-def finish(outcome: "Outcome") -> None:
-    """Say what was left out, and end with 3 if something was wrong with any of it."""
+def say_left_out(outcome: "Outcome") -> None:
+    """Say what was set aside, or could not be used."""
     for counts, what in (
         (outcome.set_aside, f"of {outcome.cells} cells were set aside"),
         (outcome.unusable, f"of {outcome.cells} cells could not be used"),
@@ -100,5 +100,10 @@ def finish(outcome: "Outcome") -> None:
         if counts:
             shown = ", ".join(f"{n} {text}" for text, n in counts.items())
             tell(f"{sum(counts.values())} {what}: {shown}")
+
+
+def finish(outcome: "Outcome") -> None:
+    """Say what was left out, and end with 3 if something was wrong with any of it."""
+    say_left_out(outcome)
     if not outcome.is_complete:
         sys.exit(EXIT_SOME_FAILED)

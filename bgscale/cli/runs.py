@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bgscale.cli.root import RUN_TOML, STORE, cluster, finish, main, tell
+from bgscale.cli.root import RUN_TOML, STORE, cluster, finish, main, say_left_out, tell
 
 if TYPE_CHECKING:
     from bgscale.config import RunConfig
@@ -31,7 +31,10 @@ def _load(run_toml: Path, limit: int = 0, proteins: str = "") -> "RunConfig":
     # few cells must do for a look
     floor = min(config.donors.min_pool, FIRST_LOOK_POOL)
     donors = config.donors.model_copy(update={"min_pool": floor})
-    return config.model_copy(update={"screen": screen, "donors": donors})
+    # what a look has made would have to be redone by the whole run
+    look = config.store.removesuffix(".zarr") + ".look.zarr"
+    tell(f"first look, into {look}")
+    return config.model_copy(update={"screen": screen, "donors": donors, "store": look})
 
 
 def _first_look(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -155,9 +158,10 @@ def train(
     """
     from bgscale.distribute.cluster import connect
     from bgscale.progress import Narrator
-    from bgscale.run import train_model
+    from bgscale.run import outcome, train_model
 
     config = _load(run_toml, limit, proteins)
     with connect(cluster) as client, Narrator.of_store(config.store) as narrator:
         result = train_model(config, client, listener=narrator, restart=restart, redo=redo)
+    say_left_out(outcome(config.store))
     tell(f"{result}; `bgscale run {run_toml}` uses it")

@@ -40,8 +40,9 @@ class Outcome:
         return not (self.unusable or self.failed_fields)
 
 
-def outcome(store: Store) -> Outcome:
+def outcome(path: str | Path) -> Outcome:
     """Return how many cells a store has, and what of cells and fields cannot be used, by reason."""
+    store = Store(path)
     cells = np.zeros(max(Reason) + 1, np.int64)
     fields = np.zeros_like(cells)
     for plate in store.attrs()["plates"]:

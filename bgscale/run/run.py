@@ -314,7 +314,7 @@ class Run:
                     purpose=stage.purpose,
                     stop=stop,
                 )
-        return outcome(self.store)
+        return outcome(self.config.store)
 
     def _mended(self) -> dict[str, list[int]]:
         """Return the failures of the plates on which some of them can be used now."""
