@@ -53,6 +53,12 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_store_is_made_with_its_version_in_one_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("zarr.core.attributes.Attributes.update", lambda *_: 1 / 0)
+    Store(tmp_path).create({"config": 1})
+    assert Store(tmp_path).attrs()["config"] == 1
+
+
 def test_an_empty_folder_will_do(tmp_path):
     Store(tmp_path).create({})
     assert Store(tmp_path).exists()
@@ -168,6 +174,36 @@ def test_a_flipped_byte_is_an_error_on_reading(sharded, place):
     (sharded.path / name).write_bytes(content)
     with pytest.raises(ValueError, match="checksum"):
         sharded.read("cells/embedding")
+
+
+@pytest.mark.parametrize("old", [b"", b"torn", bytes(100), b"x" * 10_000, "cut", "altered"])
+@pytest.mark.parametrize("start", [0, 128, 256])
+def test_a_shard_is_written_whatever_was_there(sharded, old, start):
+    stop = min(start + 128, 300)
+    data = np.random.default_rng(0).random((stop - start, 2, 5), np.float32)
+    (name,) = sharded.write("cells/embedding", [(start, stop)], data)
+    path = sharded.path / name
+    first = path.read_bytes()
+    if old == "cut":
+        old = first[: len(first) // 2]
+    elif old == "altered":
+        old = first[:100] + bytes([first[100] ^ 1]) + first[101:]
+    path.write_bytes(old)
+    assert sharded.write("cells/embedding", [(start, stop)], data) == [name]
+    assert path.read_bytes() == first
+
+
+def test_a_write_that_fails_removes_nothing(sharded, monkeypatch):
+    (name,) = sharded.write("cells/embedding", [(0, 128)], block(128))
+    first = (sharded.path / name).read_bytes()
+
+    async def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalStore, "set", full)
+    with pytest.raises(OSError, match="No space left"):
+        sharded.write("cells/embedding", [(0, 128)], block(128))
+    assert (sharded.path / name).read_bytes() == first
 
 
 def test_a_group_made_again_forgets_what_was_in_it(sharded):

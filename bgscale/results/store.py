@@ -1,4 +1,4 @@
-"""The run store: a Zarr v3 hierarchy that xarray opens as a tree. OUTPUT; nothing else writes it.
+"""Groups, arrays and whole shards of a run store, in a folder or in a bucket.
 
 Arrays are created once with their final shape, and written in whole shards only. Empty chunks are
 written too: a missing shard then means a missing unit, never a block of zeros. Strings are never
@@ -7,18 +7,18 @@ stored in arrays: names of codes and of dims stand in the attributes.
 
 import errno
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from bgscale.errors import AlignmentError, InputError, SchemaError, StoreMismatchError
+from bgscale.errors import AlignmentError, BgscaleError, InputError, SchemaError, StoreMismatchError
+from bgscale.places import Bucket, Place, place_at, spelled
 from bgscale.schema import STORE_VERSION
 
 INNER_CELLS = 64
@@ -28,20 +28,62 @@ Region = Sequence[tuple[int, int]]
 
 
 class Store:
-    """A run store on a local file system.
+    """A run store on a file system or an object store.
 
     Parameters
     ----------
     path : str or path
-        Folder of the Zarr hierarchy.
+        Folder of the Zarr hierarchy, or s3://bucket/prefix.
+
+    Raises
+    ------
+    InputError
+        An address that is not of a place in a bucket, or obstore is absent.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.place: Place = place_at(path)
+        self.location = spelled(path)
+
+    @property
+    def path(self) -> Path:
+        """The folder.
+
+        Raises
+        ------
+        InputError
+            The store lies in a bucket: `location` says where.
+        """
+        if isinstance(self.place, Bucket):
+            msg = f"{self.location} lies in a bucket; expected a run store in a folder"
+            raise InputError(msg)
+        return Path(self.location)
+
+    @cached_property
+    def zarr(self) -> Any:
+        """What Zarr and xarray open."""
+        if isinstance(self.place, Bucket):
+            from bgscale.results.bucket import zarr_store
+
+            return zarr_store(self.place)
+        return self.location
+
+    def _at(self, node: str) -> str:
+        return f"{self.location}/{node}" if node else self.location
+
+    def _is_taken(self) -> bool:
+        """Whether something that is no run store lies where one shall be."""
+        if isinstance(self.place, Bucket):
+            return not self.place.is_empty()
+        path = self.path
+        if not path.is_dir():
+            return path.exists()
+        # one that was killed while it made the store leaves this much
+        return any(item.suffix != ".partial" for item in path.iterdir())
 
     def exists(self) -> bool:
         """Whether there is a store already."""
-        return (self.path / "zarr.json").is_file()
+        return self.has("")
 
     def create(self, attrs: Mapping[str, Any]) -> None:
         """Make the root group.
@@ -52,16 +94,18 @@ class Store:
             The target is there and is no run store, or cannot be written.
         """
         try:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-                msg = f"{self.path} is there and is not a run store: choose another 'store'"
+            if self._is_taken():
+                msg = f"{self.location} is there and is not a run store: choose another 'store'"
                 raise InputError(msg)
-            group = zarr.create_group(str(self.path), zarr_format=3)
+            # in one step: a store without a version is nobody's
+            zarr.create_group(
+                self.zarr, zarr_format=3, attributes={"bgscale_store": STORE_VERSION, **attrs}
+            )
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            msg = f"cannot write the run store {self.path}: {error.strerror or error}"
+            msg = f"cannot write the run store {self.location}: {error.strerror or error}"
             raise InputError(msg) from None
-        group.attrs.update({"bgscale_store": STORE_VERSION, **attrs})
 
     def attrs(self, node: str = "") -> dict[str, Any]:
         """Return the attributes of a node; of the root they are checked to be a run store's.
@@ -72,15 +116,20 @@ class Store:
             The folder is no run store, or one of another version.
         """
         try:
-            meta = json.loads((self.path / node / "zarr.json").read_text(encoding="utf-8"))
-            attrs: dict[str, Any] = meta.get("attributes", {})
-        except (OSError, ValueError, AttributeError) as error:
-            msg = f"{self.path / node} is not a run store of bgscale: {error}"
+            content = self.place.read(_metadata(node))
+            if content is None:
+                msg = f"{self._at(node)} is not a run store of bgscale: it has no zarr.json"
+                raise StoreMismatchError(msg)
+            attrs: dict[str, Any] = json.loads(content).get("attributes", {})
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            if isinstance(error, BgscaleError):
+                raise
+            msg = f"{self._at(node)} is not a run store of bgscale: {error}"
             raise StoreMismatchError(msg) from None
         if not node and attrs.get("bgscale_store") != STORE_VERSION:
             got = attrs.get("bgscale_store", "none")
             msg = (
-                f"{self.path} has store version {got}, this bgscale reads {STORE_VERSION}: "
+                f"{self.location} has store version {got}, this bgscale reads {STORE_VERSION}: "
                 "choose another 'store', or the bgscale that made it"
             )
             raise StoreMismatchError(msg)
@@ -88,7 +137,7 @@ class Store:
 
     def update_attrs(self, attrs: Mapping[str, Any], node: str = "") -> None:
         """Set attributes of a node."""
-        zarr.open_group(str(self.path), path=node, mode="r+").attrs.update(dict(attrs))
+        zarr.open_group(self.zarr, path=node, mode="r+", zarr_format=3).attrs.update(dict(attrs))
 
     def create_group(self, node: str, *, coords: Mapping[str, Sequence[Any]], **attrs: Any) -> None:
         """Make a group.
@@ -97,7 +146,7 @@ class Store:
         """
         self.remove(node)
         values = {dim: list(names) for dim, names in coords.items()}
-        group = zarr.open_group(str(self.path), mode="r+").require_group(node)
+        group = zarr.open_group(self.zarr, mode="r+", zarr_format=3).require_group(node)
         group.attrs.update({"coords": values, **attrs})
 
     def create_array(
@@ -129,7 +178,7 @@ class Store:
             Crc32cCodec(),
         ]
         zarr.create_array(
-            store=str(self.path),
+            store=self.zarr,
             name=name,
             shape=tuple(dims.values()),
             dtype=dtype,
@@ -144,20 +193,38 @@ class Store:
 
     def remove(self, node: str) -> None:
         """Remove a node and all below it."""
-        shutil.rmtree(self.path / node, ignore_errors=True)
+        self.place.remove(node)
 
-    def sweep(self) -> None:
-        """Remove what writers that were killed left half written."""
-        for path in self.path.rglob("*.partial"):
-            path.unlink(missing_ok=True)
+    def sweep(self) -> int:
+        """Remove what writers that were killed left half written; return how many files.
+
+        Only the run that holds the store may: what others are writing looks the same.
+        """
+        return self.place.sweep()
+
+    def flush(self, nodes: Iterable[str]) -> None:
+        """Return when the metadata of nodes, and of all above and below, are on the disk.
+
+        Done-records are not enough for what is created before the first unit writes.
+        """
+        if isinstance(self.place, Bucket):
+            return
+        keys = {_metadata("")}
+        for node in nodes:
+            parts = node.split("/")
+            keys |= {_metadata("/".join(parts[: i + 1])) for i in range(len(parts))}
+            keys |= {k for k in self.place.below(node) if k.endswith("/zarr.json")}
+        there = self.place.sizes(keys)
+        self.place.flush([key for key in sorted(keys) if there[key] is not None])
 
     def has(self, node: str) -> bool:
         """Whether there is such a node."""
-        return (self.path / node / "zarr.json").is_file()
+        key = _metadata(node)
+        return self.place.sizes([key])[key] is not None
 
     def array(self, name: str) -> Any:
         """Return the Zarr array, for reading."""
-        return zarr.open_array(str(self.path), path=name, mode="r")
+        return zarr.open_array(self.zarr, path=name, mode="r", zarr_format=3)
 
     def read(self, name: str, *selection: slice | int) -> npt.NDArray[Any]:
         """Return a block of an array."""
@@ -193,9 +260,8 @@ class Store:
             The block has another shape than the region.
         """
         # `config=` of open_array is not heeded (zarr 3.1.6)
-        array = zarr.open_array(str(self.path), path=name, mode="r+").with_config(
-            {"write_empty_chunks": True, "order": "C"}
-        )
+        opened = zarr.open_array(self.zarr, path=name, mode="r+", zarr_format=3)
+        array = opened.with_config({"write_empty_chunks": True, "order": "C"})
         step = array.shards or array.chunks
         full = [*region, *((0, n) for n in array.shape[len(region) :])]
         for axis, ((start, stop), size, width) in enumerate(
@@ -213,49 +279,24 @@ class Store:
         if data.shape != expected:
             msg = f"array {name!r}: got a block of shape {data.shape}, region {full} has {expected}"
             raise SchemaError(msg)
-        array[tuple(slice(a, b) for a, b in full)] = data
         grid = [range(a // w, -(-b // w)) for (a, b), w in zip(full, step, strict=True)]
         first = [g.start for g in grid]
         keys = (
             array.metadata.encode_chunk_key(tuple(i + o for i, o in zip(k, first, strict=True)))
             for k in np.ndindex(*map(len, grid))
         )
-        return [f"{name}/{key}" for key in keys]
+        files = [f"{name}/{key}" for key in keys]
+        place = tuple(slice(a, b) for a, b in full)
+        try:
+            array[place] = data
+        except (OSError, BgscaleError):
+            raise
+        except Exception:  # noqa: BLE001  whatever a codec says of bytes that are none of its own
+            # the last shard is read before it is written, and a torn one would stay for ever
+            self.place.delete(files)
+            array[place] = data
+        return files
 
 
-def open_results(path: str | Path) -> xr.DataTree:
-    """Open a run store as a lazy tree of Datasets.
-
-    Parameters
-    ----------
-    path : str or path
-
-    Returns
-    -------
-    xarray.DataTree
-        A node per group, as ``tree["evaluation/tiny"]``. Dims that have names carry them as
-        coordinates; variables that are codes have their names in ``attrs["names"]``.
-
-    Raises
-    ------
-    StoreMismatchError
-        Not a run store, or one of another version.
-    """
-    Store(path).attrs()
-    tree = xr.open_datatree(str(path), engine="zarr", consolidated=False, chunks=None)
-    named = {}
-    for node in tree.subtree:
-        dataset = node.to_dataset(inherit=False)
-        coords = dataset.attrs.pop("coords", {})
-        pairs = {
-            name: values if _is_along(values) else (name, values) for name, values in coords.items()
-        }
-        named[node.path] = dataset.assign_coords(
-            {n: (dim, np.asarray(v)) for n, (dim, v) in pairs.items() if dim in dataset.dims}
-        )
-    return xr.DataTree.from_dict(named)
-
-
-def _is_along(values: Sequence[Any]) -> bool:
-    """Whether a stored coordinate is (dim, values), along a dim of another name."""
-    return len(values) == 2 and isinstance(values[1], list)
+def _metadata(node: str) -> str:
+    return f"{node}/zarr.json" if node else "zarr.json"
