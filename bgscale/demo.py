@@ -98,7 +98,7 @@ def run_demo(
     with Narrator.of_store(str(store)) as narrator:
         simulate(spec, folder / "screen", narrator)
     config = RunConfig.from_toml(run_toml)
-    with connect(cluster) as client:
+    with connect(cluster, tell=tell) as client:
         if not Path(config.models[MODEL].weights).exists():
             with Narrator.of_store(str(store)) as narrator:
                 trained = train_model(config, client, listener=narrator)

@@ -34,7 +34,8 @@ def cluster(default: str) -> Callable[..., Any]:
         show_default=True,
         metavar="X",
         help="Where units run: serial (here, one after the other), local or local:N (N worker "
-        "processes on this machine), or tcp://HOST:PORT of a running Dask scheduler.",
+        "processes on this machine), a cluster profile (PROFILE.toml, as for SLURM), or a running "
+        "Dask scheduler (tcp://HOST:PORT, tls://HOST:PORT, or its scheduler file, FILE.json).",
     )
 
 

@@ -139,7 +139,7 @@ def import_(
         click.echo(describe(plan))
         return
     tell(describe(plan))
-    with connect(cluster) as client, Narrator.of_store(str(out)) as narrator:
+    with connect(cluster, tell=tell) as client, Narrator.of_store(str(out)) as narrator:
         outcome = run_import(plan, out, client=client, listener=narrator)
     tell(f"{outcome.written} fields written, {outcome.already} were there: {out}")
     for name, text in outcome.failed[:FAILURES_SHOWN]:

@@ -1,58 +1,109 @@
 """Where units run: nowhere special (None), or a Dask cluster on this machine or elsewhere."""
 
+import logging
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-import dask
-from distributed import Client, LocalCluster, WorkerPlugin
+from distributed import Client, Security, SpecCluster, WorkerPlugin
 from distributed.comm.addressing import get_address_host_port
+from distributed.utils import silence_logging_cmgr
 
-from bgscale.errors import InputError
+from bgscale.distribute.profile import (
+    GPU,
+    LocalProfile,
+    Profile,
+    SchedulerProfile,
+    SlurmProfile,
+    profile_from_dict,
+    read_profile,
+    seconds_of,
+)
+from bgscale.distribute.security import address_in, from_files
+from bgscale.errors import InputError, InterruptedRunError
 
 CONNECT_TIMEOUT_S = 10
+LOOK_EVERY_S = 5.0
+TELL_AFTER_S = 20.0
+_EXPECTED_GPUS = "bgscale-gpu-workers"
+
+
+def _nothing(message: str) -> None:
+    del message
 
 
 @contextmanager
-def connect(cluster: str = "local") -> Iterator[Client | None]:
+def connect(
+    cluster: str = "local", *, tell: Callable[[str], None] = _nothing
+) -> Iterator[Client | None]:
     """Open a client for the length of a ``with`` block.
 
     Parameters
     ----------
     cluster : str
         ``"serial"``: no cluster (None); ``"local"`` or ``"local:N"``: N single-threaded worker
-        processes on this machine, by default one a core; ``"tcp://host:port"``: a scheduler.
+        processes on this machine, by default one a core; ``"tcp://host:port"`` or
+        ``"tls://host:port"``: a scheduler; ``"NAME.json"``: the file that a scheduler has written;
+        ``"NAME.toml"``: a cluster profile, see `bgscale.distribute.profile`.
+    tell : callable, optional
+        Hears what a person who waits wants to know.
 
     Notes
     -----
     Worker processes import the script that starts them: call this under
-    ``if __name__ == "__main__":``.
+    ``if __name__ == "__main__":``. A scheduler that runs already is reached with the certificates
+    of the profile, or of Dask's own configuration (``distributed.comm.tls``).
 
     Raises
     ------
     InputError
-        Not one of these, or nobody answers at the address.
+        Not one of these, a profile that is wrong, nobody answers at the address, or SLURM refuses
+        the jobs.
+    InterruptedRunError
+        No worker came within the time the profile gives them.
     """
     if cluster == "serial":
         yield None
-    elif cluster == "local" or cluster.startswith("local:"):
-        with _local(_processes(cluster)) as local, _client(local) as client:
-            client.register_plugin(_Uninterrupted())
-            yield client
-    elif "://" in cluster:
-        try:
-            # a Client that cannot parse its address hangs for 20 s when it is collected
-            get_address_host_port(cluster, strict=True)
-            client = _client(cluster)
-        except (OSError, ValueError) as error:
-            msg = f"no Dask scheduler answers at {cluster!r}: {error}"
-            raise InputError(msg) from None
-        with client:
-            yield client
-    else:
-        msg = f"cluster {cluster!r}: expected 'serial', 'local', 'local:N' or 'tcp://host:port'"
-        raise InputError(msg)
+        return
+    profile = _profile(cluster)
+    with ExitStack() as stack:
+        if isinstance(profile, SchedulerProfile):
+            client = stack.enter_context(_scheduler(profile))
+            _first_worker(client, profile, tell)
+        elif isinstance(profile, SlurmProfile):
+            client = stack.enter_context(_slurm(profile, tell))
+        else:
+            client = stack.enter_context(_local(profile))
+        if profile.gpus:
+            client.set_metadata(_EXPECTED_GPUS, profile.gpus)  # type: ignore[no-untyped-call]
+        yield client
+
+
+def gpu_resources(client: Client | None) -> dict[str, float] | None:
+    """Return the resources that a unit must ask for to run on a GPU worker.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        None, as for a serial run, has no workers.
+
+    Returns
+    -------
+    dict or None
+        For `Client.submit`; None where the cluster has no GPU workers. A profile that names GPU
+        workers has them from the start, also while their jobs stand in a queue: else the first
+        units would silently go to a processor.
+    """
+    if client is None:
+        return None
+    if client.get_metadata(_EXPECTED_GPUS, 0):  # type: ignore[no-untyped-call]
+        return {GPU: 1}
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return {GPU: 1} if any(worker["resources"].get(GPU) for worker in workers) else None
 
 
 class _Uninterrupted(WorkerPlugin):
@@ -64,8 +115,22 @@ class _Uninterrupted(WorkerPlugin):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _client(target: str | LocalCluster) -> Client:
-    return Client(target, timeout=CONNECT_TIMEOUT_S, set_as_default=False)  # type: ignore[no-untyped-call]
+def _profile(cluster: str) -> Profile:
+    """Return the profile that a short name means, or that lies in a file."""
+    if cluster == "local" or cluster.startswith("local:"):
+        count = _processes(cluster)
+        return profile_from_dict({"kind": "local", "workers": {"cpu": {"count": count}}})
+    if "://" in cluster:
+        return profile_from_dict({"kind": "scheduler", "address": cluster})
+    if cluster.endswith(".json"):
+        return profile_from_dict({"kind": "scheduler", "scheduler_file": cluster})
+    if cluster.endswith(".toml"):
+        return read_profile(cluster)
+    msg = (
+        f"cluster {cluster!r}: expected 'serial', 'local', 'local:N', 'tcp://host:port', "
+        "'tls://host:port', a scheduler file (.json) or a cluster profile (.toml)"
+    )
+    raise InputError(msg)
 
 
 def _processes(cluster: str) -> int:
@@ -79,14 +144,103 @@ def _processes(cluster: str) -> int:
     return int(number)
 
 
-def _local(processes: int) -> LocalCluster:
-    with dask.config.set({"distributed.worker.daemon": True}):
-        return LocalCluster(  # type: ignore[no-untyped-call]
-            n_workers=processes,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            # any free port: None would take 8787, and warn where a second run has it
-            dashboard_address="127.0.0.1:0",
-            silence_logs=40,
+@contextmanager
+def _local(profile: LocalProfile) -> Iterator[Client]:
+    from bgscale.distribute.local import local_cluster
+
+    with local_cluster(profile) as cluster, _client(cluster) as client:
+        client.register_plugin(_Uninterrupted())
+        yield client
+
+
+@contextmanager
+def _scheduler(profile: SchedulerProfile) -> Iterator[Client]:
+    address = profile.address or address_in(Path(profile.scheduler_file).expanduser())
+    security = (
+        from_files(profile.ca_file, profile.certificate, profile.key) if profile.ca_file else None
+    )
+    try:
+        # a Client that cannot parse its address hangs for 20 s when it is collected
+        get_address_host_port(address, strict=True)
+        client = _client(address, security)
+    except (OSError, ValueError) as error:
+        msg = f"no Dask scheduler answers at {address!r}: {error}"
+        raise InputError(msg) from None
+    except (TypeError, RuntimeError) as error:
+        if "TLS" not in str(error) and "encrypt" not in str(error):
+            raise
+        msg = (
+            f"the Dask scheduler at {address!r} wants another kind of connection: {error}; give "
+            "'ca_file', 'certificate' and 'key' in a cluster profile, or set Dask's own "
+            "distributed.comm.tls"
         )
+        raise InputError(msg) from None
+    # a lost scheduler is said by the run, in words
+    with silence_logging_cmgr(logging.CRITICAL, root="distributed.client"), client:
+        yield client
+
+
+@contextmanager
+def _slurm(profile: SlurmProfile, tell: Callable[[str], None]) -> Iterator[Client]:
+    try:
+        from bgscale.distribute import slurm
+    except ModuleNotFoundError as error:
+        msg = f"a profile of kind 'slurm' needs {error.name}: pip install 'bgscale[jobqueue]'"
+        raise InputError(msg) from None
+    with (
+        _ended_by_sigterm(),
+        slurm.slurm_cluster(profile, tell) as cluster,
+        _client(cluster) as client,
+    ):
+
+        def ended() -> str:
+            if cluster.worker_spec:
+                return ""
+            return f"no worker job lives; see what they print into {profile.log_directory}"
+
+        _first_worker(client, profile, tell, ended)
+        yield client
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM raises, as Ctrl-C does: jobs that still queue are taken back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(_number: int, _frame: object) -> None:
+        msg = "stopped by SIGTERM; what was done is kept: run again to go on"
+        raise InterruptedRunError(msg)
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _first_worker(
+    client: Client,
+    profile: SchedulerProfile | SlurmProfile,
+    tell: Callable[[str], None],
+    ended: Callable[[], str] = str,
+) -> None:
+    """Return when there is a worker; `ended` says why there will be none, or nothing."""
+    started = time.monotonic()
+    said = False
+    while not client.nthreads():  # type: ignore[no-untyped-call]
+        waited = time.monotonic() - started
+        if reason := ended():
+            raise InputError(reason)
+        if waited > seconds_of(profile.wait):
+            msg = f"no worker came within {profile.wait}; run again to go on"
+            raise InterruptedRunError(msg)
+        if waited > TELL_AFTER_S and not said:
+            tell(f"waiting for the first worker, for {profile.wait} at most")
+            said = True
+        time.sleep(min(LOOK_EVERY_S, 0.1 + waited))
+
+
+def _client(target: str | SpecCluster, security: Security | None = None) -> Client:
+    return Client(target, timeout=CONNECT_TIMEOUT_S, security=security, set_as_default=False)  # type: ignore[no-untyped-call]

@@ -1,0 +1,90 @@
+"""Workers of this machine: a process each, one thread, a GPU each where there are GPU workers."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import Nanny, Scheduler, SpecCluster
+from distributed.system import MEMORY_LIMIT
+
+from bgscale.distribute.profile import GPU, LocalGroup, LocalProfile, seconds_of
+from bgscale.distribute.security import temporary
+from bgscale.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+
+
+@contextmanager
+def local_cluster(profile: LocalProfile) -> Iterator[SpecCluster]:
+    """Start scheduler and workers on this machine; they listen on loopback only.
+
+    Raises
+    ------
+    InputError
+        More GPU workers than visible GPUs.
+    """
+    security = temporary() if profile.security == "temporary" else None
+    protocol = "tls://" if security else "tcp://"
+    shared = {"host": LOOPBACK, "protocol": protocol, "security": security}
+    scheduler = shared | {
+        "port": 0,
+        # any free port: none given would take 8787, and warn where a second run has it
+        "dashboard_address": f"{LOOPBACK}:{profile.dashboard_port}",
+    }
+    settings = {
+        "distributed.worker.daemon": True,
+        "distributed.scheduler.no-workers-timeout": f"{seconds_of(profile.wait)}s",
+    }
+    with (
+        dask.config.set(settings),
+        SpecCluster(  # type: ignore[no-untyped-call]
+            scheduler={"cls": Scheduler, "options": scheduler},
+            workers=_workers(profile, shared),
+            security=security,
+            silence_logs=40,
+            name="bgscale",
+        ) as cluster,
+    ):
+        yield cluster
+
+
+def _workers(profile: LocalProfile, shared: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what each worker is started with, by its name."""
+    groups = profile.workers
+    count = sum(group.count for group in (groups.cpu, groups.gpu) if group)
+    every = shared | {
+        "nthreads": 1,
+        "dashboard": False,
+        "silence_logs": 40,
+        "local_directory": os.path.expandvars(profile.local_directory) or None,
+    }
+    workers: dict[str, dict[str, Any]] = {}
+    if groups.cpu:
+        options = every | {"memory_limit": _memory(groups.cpu, count)}
+        workers |= {f"cpu-{n}": options for n in range(groups.cpu.count)}
+    if groups.gpu:
+        options = every | {"memory_limit": _memory(groups.gpu, count), "resources": {GPU: 1}}
+        for n, device in enumerate(_devices(groups.gpu.count)):
+            workers[f"gpu-{n}"] = options | {"env": {"CUDA_VISIBLE_DEVICES": device}}
+    return {name: {"cls": Nanny, "options": options} for name, options in workers.items()}
+
+
+def _memory(group: LocalGroup, workers: int) -> str | int:
+    return group.memory or MEMORY_LIMIT // workers
+
+
+def _devices(count: int) -> list[str]:
+    """Return a GPU for each worker, of those that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(n) for n in range(count)]
+    devices = [device.strip() for device in visible.split(",") if device.strip()]
+    if count > len(devices):
+        msg = (
+            f"workers.gpu: {count} workers, but {len(devices)} GPUs are visible "
+            f"(CUDA_VISIBLE_DEVICES={visible!r}); one GPU is one worker"
+        )
+        raise InputError(msg)
+    return devices[:count]
