@@ -29,6 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bgscale.distribute.listener import Silent
+from bgscale.distribute.units import Unit
+
 STEPS = ("import", "segment", "measure", "gather", "cut")
 CHANNELS = ("gfp", "rfp", "nuc")
 PLATE = "phenix"
@@ -63,25 +66,17 @@ class Size:
         return f"{self.wells // self.every}x{self.fields_per_well}"
 
 
-class Counted:
-    """Counts units by kind of stage; a listener."""
+class Counted(Silent):
+    """Counts units by kind of stage."""
 
     def __init__(self) -> None:
         self.units: dict[str, int] = {}
 
-    def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
-        """Hear of a stage."""
-        del stage, purpose, units, done
-
-    def unit_done(self, unit: Any, summary: dict[str, Any]) -> None:
+    def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
         """Count a unit."""
         del summary
         kind = unit.stage.partition("/")[0]
         self.units[kind] = self.units.get(kind, 0) + 1
-
-    def stage_finished(self, stage: str) -> None:
-        """Hear that a stage is complete."""
-        del stage
 
 
 def simulate(size: Size, folder: Path) -> Path:

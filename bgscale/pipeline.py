@@ -69,6 +69,17 @@ _WORK: dict[str, Callable[[Job, Unit], cells.Done]] = {
 }
 
 
+_LOSE: dict[str, Callable[[Job, Unit], cells.Done]] = {
+    "segment": fields.lose_fields,
+    "measure": gathering.lose_measures,
+    "cut": lambda job, unit: (cells if job.screen.kind == "crops" else gathering).lose_cells(
+        job, unit
+    ),
+    "embed": embedding.lose_features,
+}
+"""Stages that can mark what a unit would have made as lost, and go on without it."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of a run.
@@ -100,6 +111,16 @@ class Stage:
     prepare: Callable[[Job], None]
     purpose: str
 
+    @property
+    def can_lose(self) -> bool:
+        """Whether the run can go on without a unit."""
+        return self.name.partition("/")[0] in _LOSE
+
+    @property
+    def embeds(self) -> bool:
+        """Whether its units run a network, and so belong on a GPU where there is one."""
+        return self.name.partition("/")[0] in ("embed", "grid")
+
     def units(self, job: Job) -> list[Unit]:
         """Return the write units."""
         return plan_units(self.name, self.length(job), self.write_size(job), self.token)
@@ -121,7 +142,7 @@ class Growth:
     proteins : int
         How many proteins there were then.
     attempts : dict of str to int
-        How often the failed fields of a plate were retried.
+        How often what failed on a plate, or the lost units of a stage, was retried.
     samples : dict of str to dict
         Checksums of some fields of each plate; see `PlateScreen.samples`.
     """
@@ -130,6 +151,11 @@ class Growth:
     proteins: int = 0
     attempts: Mapping[str, int] = field(default_factory=dict)
     samples: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def set_aside(unit: Unit, text: str) -> cells.Done:
+    """Mark what a unit would have made as lost; where `Stage.can_lose`."""
+    return _LOSE[unit.stage.partition("/")[0]](open_job(text), unit)
 
 
 def stages(job: Job, growth: Growth | None = None) -> list[Stage]:
@@ -226,7 +252,8 @@ def stages(job: Job, growth: Growth | None = None) -> list[Stage]:
     )
     add(sample, ("sample",), "a sample for the eye", embedding.create_sample)
     for name in config.models:
-        _add_model(job, name, dict(zip(opened.plates, ranges, strict=True)), bank, named, add)
+        own = dict(zip(opened.plates, ranges, strict=True))
+        _add_model(job, name, own, bank, growth, named, add)
     return found
 
 
@@ -235,6 +262,7 @@ def _add_model(
     name: str,
     ranges: Mapping[str, str],
     bank: str,
+    growth: Growth,
     named: "Named",
     add: "Add",
 ) -> None:
@@ -288,6 +316,7 @@ def _add_model(
         "classifiers",
         name,
         embed,
+        follows=[growth.attempts.get(stage, 0) for stage in embed],
         seed=config.seed,
         fields=config.evaluation.fields,
         proportions=config.proportions.model_dump(),

@@ -20,22 +20,10 @@ from rich.progress import (
 )
 
 from bgscale.distribute.ledger import Ledger
+from bgscale.distribute.listener import Silent
 from bgscale.distribute.units import Unit
 
 LOG_INTERVAL_S = 10.0
-
-
-class Silent:
-    """A listener that says nothing."""
-
-    def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
-        """Hear of `units` in all, of which `done` were there already."""
-
-    def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
-        """Hear that a unit is complete."""
-
-    def stage_finished(self, stage: str) -> None:
-        """Hear that no unit of the stage is left, or that the run stops."""
 
 
 class Narrator(Silent):
@@ -60,6 +48,7 @@ class Narrator(Silent):
         self._units = self._done = 0
         self._purpose = ""
         self._started = self._said = 0.0
+        self._failures: set[tuple[str, str]] = set()
 
     @classmethod
     def of_store(cls, store: str) -> Self:
@@ -104,6 +93,19 @@ class Narrator(Silent):
             self._say(f"{self._purpose}: {self._done}/{self._units}")
             self._said = time.monotonic()
         self._write("unit_done", **{**summary, "unit": unit.name})
+
+    def notice(self, text: str) -> None:
+        """Say it."""
+        self._say(text)
+        self._write("notice", text=text)
+
+    def unit_failed(self, unit: Unit, error: str) -> None:
+        """Say the first failure of each kind, with its unit; the log has all."""
+        kind = unit.stage.partition("/")[0], error.partition(":")[0]
+        if kind not in self._failures:
+            self._failures.add(kind)
+            self._say(f"unit {unit.name} cannot be done: {error}")
+        self._write("unit_failed", unit=unit.name, error=error)
 
     def stage_finished(self, stage: str) -> None:
         """Write how long it took."""

@@ -28,6 +28,7 @@ class Reason(IntEnum):
     MISSING_CHANNEL = 8
     LABELS = 9
     TOO_LARGE = 10
+    LOST = 11
     CUT_BY_BORDER = 32
     DEBRIS = 33
 
@@ -51,6 +52,7 @@ class Reason(IntEnum):
             Reason.MISSING_CHANNEL: "a channel is missing",
             Reason.LABELS: "label image is missing or does not fit the field",
             Reason.TOO_LARGE: "image or chunk is larger than allowed",
+            Reason.LOST: "the work on it failed each time it was tried",
             Reason.CUT_BY_BORDER: "the border of the field cuts the cell, or is too near",
             Reason.DEBRIS: "too bright or of odd shape: dead cell or debris",
         }[self]
@@ -64,6 +66,7 @@ class Missing(IntEnum):
     NO_DONOR = 2
     NO_MEDIUM = 3
     UNUSABLE = 4
+    LOST = 5
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -14,6 +14,7 @@ import dask
 import psutil
 import pytest
 import work_units
+from distributed import LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ from bgscale.distribute import execute
 from bgscale.distribute.cluster import connect
 from bgscale.distribute.execute import Stop, draining_signals, run_units
 from bgscale.distribute.ledger import Ledger
+from bgscale.distribute.listener import Silent
 from bgscale.distribute.units import Unit, plan_units
 from bgscale.errors import (
     EXIT_DISK,
@@ -32,7 +34,6 @@ from bgscale.errors import (
     InterruptedRunError,
     UnitError,
 )
-from bgscale.progress import Silent
 
 TESTS = Path(__file__).parent
 
@@ -151,6 +152,7 @@ class Heard(Silent):
 
     def __init__(self, stop=None, after=0):
         self.events, self._stop, self._after = [], stop, after
+        self.failed = {}
 
     def stage_started(self, stage, purpose, units, done):
         self.events.append(("started", stage, purpose, units, done))
@@ -159,6 +161,9 @@ class Heard(Silent):
         self.events.append(("done", unit.start, summary["items"]))
         if self._stop is not None and len(self.done) == self._after:
             self._stop.request("SIGTERM")
+
+    def unit_failed(self, unit, error):
+        self.failed[unit.start] = error
 
     def stage_finished(self, stage):
         self.events.append(("finished", stage))
@@ -178,7 +183,7 @@ class Bench:
         self.ledger = Ledger(str(self.store))
         self.units = plan_units("write", 80, 10, "token")
 
-    def run(self, *, stop=None, after=0, units=None, **job):
+    def run(self, *, stop=None, after=0, units=None, set_aside=None, **job):
         heard = Heard(stop, after)
         self.heard = heard
         text = json.dumps({"store": str(self.store), **job})
@@ -191,6 +196,7 @@ class Bench:
             listener=heard,
             purpose="Writing",
             stop=stop,
+            set_aside=set_aside,
         )
         return heard
 
@@ -214,6 +220,14 @@ class Bench:
 
 
 EVERY = list(range(0, 80, 10))
+
+
+def give_up(unit, job):
+    """Mark a unit as lost, as a stage does that can."""
+    store = Path(json.loads(job)["store"])
+    (store / "out").mkdir(exist_ok=True)
+    (store / "out" / str(unit.start)).write_bytes(b"lost")
+    return [f"out/{unit.start}"], {"items": 0}
 
 
 @pytest.fixture(params=["serial", pytest.param("cluster", marks=pytest.mark.cluster)])
@@ -370,6 +384,42 @@ SCHEDULER_SCRIPT = """
 
 
 @pytest.mark.cluster
+def test_a_unit_that_kills_each_worker_is_set_aside_and_the_others_go_on(cluster, tmp_path):
+    bench = Bench(tmp_path, cluster)
+    heard = bench.run(fail={"30": "kill"}, set_aside=give_up)
+    assert sorted(heard.done) == EVERY
+    assert heard.failed == {30: "each worker that tried it was killed (out of memory?)"}
+    assert bench.content["30"] == b"lost"
+    # the first try and three more
+    assert bench.attempts.count(30) == 4
+    (unit,) = (u for u in bench.units if u.start == 30)
+    assert "killed" in bench.ledger.record(unit)["summary"]["set_aside"]
+    assert bench.run(fail={"30": "kill"}, set_aside=give_up).done == []
+
+
+def test_a_unit_that_raises_is_set_aside_where_its_stage_can_lose_it(bench):
+    bench.run(fail={"30": "error"}, set_aside=give_up)
+    assert bench.done == EVERY
+    assert bench.content["30"] == b"lost"
+
+
+def test_where_most_units_fail_none_is_set_aside(bench):
+    with pytest.raises(UnitError, match="4 of 8 units failed"):
+        bench.run(fail=dict.fromkeys(["0", "10", "20", "30"], "error"), set_aside=give_up)
+    assert bench.done == EVERY[4:]
+
+
+@pytest.mark.cluster
+def test_a_drain_takes_back_what_no_worker_has_begun(cluster, tmp_path):
+    bench, stop = Bench(tmp_path, cluster), Stop()
+    with pytest.raises(InterruptedRunError):
+        bench.run(stop=stop, after=1, seconds=1.0)
+    # of two workers: the first unit, the one beside it, and what they had begun by then
+    assert len(bench.attempts) <= 4
+    assert bench.attempts == bench.done
+
+
+@pytest.mark.cluster
 def test_a_lost_scheduler_ends_the_run_with_try_again(tmp_path):
     script = tmp_path / "scheduler.py"
     script.write_text(textwrap.dedent(SCHEDULER_SCRIPT).format(tests=str(TESTS)))
@@ -400,7 +450,7 @@ SERIAL_SCRIPT = """
     from bgscale.distribute.ledger import Ledger
     from bgscale.distribute.units import plan_units
     from bgscale.errors import BgscaleError
-    from bgscale.progress import Silent
+    from bgscale.distribute.listener import Silent
 
     class Ready(Silent):
         def unit_done(self, unit, summary):
@@ -491,10 +541,20 @@ def test_a_dead_address_is_bad_input_within_the_timeout(monkeypatch):
 
 
 @pytest.mark.cluster
-def test_a_running_scheduler_is_used_and_left_running(cluster):
-    with connect(cluster.scheduler.address) as client:
-        assert client.submit(abs, -3).result() == 3
-    assert len(cluster.nthreads()) == 2
+def test_a_running_scheduler_is_used_and_left_running():
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+    ) as running:  # fmt: skip
+        for _ in range(2):
+            with connect(running.scheduler_address) as client:
+                assert client.submit(abs, -3).result() == 3
+
+
+@pytest.mark.cluster
+def test_a_scheduler_with_certificates_is_not_reached_without(cluster):
+    with pytest.raises(InputError, match="certificate"), connect(cluster.scheduler.address):
+        pass
 
 
 @pytest.mark.cluster

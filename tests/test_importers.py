@@ -9,13 +9,13 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bgscale.distribute.listener import Silent
 from bgscale.errors import InterruptedRunError
 from bgscale.importers import KINDS, Source, describe, plan_import, run_import
 from bgscale.importers import run as import_run
 from bgscale.importers.found import row_letters, well_at, well_called
 from bgscale.importers.phenix import NAME
 from bgscale.ngff import open_plate
-from bgscale.progress import Silent
 
 SHAPE = (24, 32)
 

@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from bgscale import progress
+from bgscale.distribute.listener import Silent
 from bgscale.distribute.units import plan_units
-from bgscale.progress import Narrator, Silent
+from bgscale.progress import Narrator
 
 UNITS = plan_units("embed/[a]/crops", 30, 10, "t")
 

@@ -18,11 +18,11 @@ from screens import LOCALIZATIONS, config_of, screen_section
 
 from bgscale import open_results, open_screen
 from bgscale.config import RunConfig, template
+from bgscale.distribute.listener import Silent
 from bgscale.distribute.units import Unit
 from bgscale.errors import DiskFullError, InputError, StoreMismatchError
 from bgscale.models import load_model
 from bgscale.models.weights import save_weights
-from bgscale.progress import Silent
 from bgscale.results import Store
 from bgscale.run import Run, status
 

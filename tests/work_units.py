@@ -47,6 +47,8 @@ def write(unit, job):
         raise TwoArguments("a hole", "the bucket")
     if kind == "die" and len(list(marks.glob(f"{unit.start}.*"))) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
     if kind == "lose":
         os.kill(job["scheduler"], signal.SIGKILL)
         time.sleep(60)

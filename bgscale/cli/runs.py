@@ -85,6 +85,19 @@ def plan(run_toml: Path, limit: int, proteins: str) -> None:
     is_flag=True,
     help="Draw donors anew, from plates that came later as well.",
 )
+@click.option(
+    "--part",
+    default="",
+    metavar="I/N",
+    help="Be process I (from 0) of N that share the run without a scheduler, as a job array does.",
+)
+@click.option(
+    "--wait",
+    default=0.0,
+    type=click.FloatRange(min=0),
+    metavar="MINUTES",
+    help="Wait so long for another run of this store to end, or to be known as dead.",
+)
 @_first_look
 def run(
     run_toml: Path,
@@ -92,6 +105,8 @@ def run(
     redo: bool,  # noqa: FBT001
     retry_failed: bool,  # noqa: FBT001
     redraw: bool,  # noqa: FBT001
+    part: str,
+    wait: float,
     limit: int,
     proteins: str,
 ) -> None:
@@ -102,18 +117,26 @@ def run(
     config has made is refused, unless --redo is given.
     """
     from bgscale.distribute.cluster import connect
+    from bgscale.distribute.parts import Part
     from bgscale.progress import Narrator
     from bgscale.run import Run
 
+    share = Part.parse(part) if part else None
     run = Run.from_config(_load(run_toml, limit, proteins))
     for notice in run.notices():
         tell(notice)
     plates = run.check(redo=redo, retry_failed=retry_failed, redraw=redraw)
     if retry_failed:
         tell(f"made anew: {', '.join(plates)}" if plates else "nothing that failed can be used now")
-    with connect(cluster) as client, Narrator.of_store(run.config.store) as narrator:
+    with connect(cluster, tell=tell) as client, Narrator.of_store(run.config.store) as narrator:
         outcome = run.execute(
-            client, redo=redo, retry_failed=retry_failed, redraw=redraw, listener=narrator
+            client,
+            redo=redo,
+            retry_failed=retry_failed,
+            redraw=redraw,
+            listener=narrator,
+            part=share,
+            patience_s=60 * wait,
         )
     tell(f"done: {outcome.store}; `bgscale table {outcome.store}` prints the table")
     finish(outcome)

@@ -1,42 +1,38 @@
 """Run the units of one stage, in a loop or on a Dask cluster: the same function, the same bytes.
 
 The engine prints nothing. It reports to a `Listener`, keeps a bounded window of units in flight,
-and drains when it is told to stop: no new units, running ones finish.
+and drains when it is told to stop: no new units, running ones finish. A unit that cannot be done
+(it raises, or kills its worker each time) is set aside where its stage can mark what is lost, and
+the others go on.
 """
 
 import errno
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 from distributed import Client as Client
-from distributed import as_completed
+from distributed import KilledWorker, as_completed
 
 from bgscale.distribute.ledger import Ledger
+from bgscale.distribute.listener import Listener
+from bgscale.distribute.parts import Part, share
 from bgscale.distribute.units import Unit
 from bgscale.errors import BgscaleError, DiskFullError, InputError, InterruptedRunError, UnitError
 
 UNITS_IN_FLIGHT_PER_THREAD = 3
+SET_ASIDE_AT_MOST = 3
+SET_ASIDE_SHARE = 0.05
+"""Of the units of a stage, or `SET_ASIDE_AT_MOST`: where more fail, it is not a matter of units."""
 
 Work: TypeAlias = Callable[[Unit, str], tuple[list[str], dict[str, Any]]]
 """Does a unit of the job (its JSON description); returns the files it wrote and a summary."""
-
-
-class Listener(Protocol):
-    """Hears what happens; the progress bar, the log and the tests' counters are listeners."""
-
-    def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
-        """Hear of `units` in all, of which `done` were there already; `purpose` is for people."""
-
-    def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
-        """Hear that a unit is complete."""
-
-    def stage_finished(self, stage: str) -> None:
-        """Hear that no unit of the stage is left, or that the run stops."""
 
 
 @dataclass
@@ -99,6 +95,9 @@ def run_units(
     listener: Listener,
     purpose: str = "",
     stop: Stop | None = None,
+    set_aside: Work | None = None,
+    resources: Mapping[str, float] | None = None,
+    part: Part | None = None,
 ) -> None:
     """Do the units that are not done yet.
 
@@ -112,11 +111,18 @@ def run_units(
         What every unit needs to know, as JSON; it is hashed and cached by the worker.
     client : distributed.Client, optional
         None runs them here, one after the other.
+    set_aside : callable, optional
+        Marks what a unit would have written as lost, so that the stage is complete without it; runs
+        here. Its summary says why, as "set_aside".
+    resources : mapping, optional
+        What a worker must have, such as {"GPU": 1}.
+    part : Part, optional
+        This process is one of several that share the units; without `client`.
 
     Raises
     ------
     UnitError
-        A unit failed; the others of the stage have been done.
+        Units failed and could not be set aside; the others of the stage have been done.
     InputError, DiskFullError
         As the unit raised it.
     InterruptedRunError
@@ -124,16 +130,19 @@ def run_units(
     """
     if not units:
         return
-    todo = [unit for unit in units if not ledger.is_done(unit)]
+    done = ledger.done(units)
+    todo = [unit for unit in units if unit not in done]
     stage = units[0].stage
     listener.stage_started(stage, purpose or stage, len(units), len(units) - len(todo))
     # not `stop or Stop()`: a stop that nobody asked for is false
     stop = Stop() if stop is None else stop
-    outcomes = (
-        _here(work, todo, job, ledger, stop)
-        if client is None
-        else _on_cluster(client, work, todo, job, ledger, stop)
-    )
+    if client is not None:
+        outcomes = _on_cluster(client, work, todo, job, ledger, stop, resources)
+    elif part is not None:
+        do = partial(_outcome_here, work, job=job, ledger=ledger)
+        outcomes = share(units, ledger, part, do, lambda: bool(stop))
+    else:
+        outcomes = _here(work, todo, job, ledger, stop)
     failures: list[tuple[Unit, BaseException]] = []
     fatal: BgscaleError | None = None
     for unit, outcome in outcomes:
@@ -144,17 +153,35 @@ def run_units(
             stop.request("error")
         else:
             failures.append((unit, outcome))
-    listener.stage_finished(stage)
+            listener.unit_failed(unit, _said(outcome))
     if fatal is not None:
+        listener.stage_finished(stage)
         raise fatal
+    few = len(failures) <= max(SET_ASIDE_AT_MOST, SET_ASIDE_SHARE * len(units))
+    if failures and set_aside is not None and few and not stop:
+        for unit, cause in failures:
+            marked = partial(_marked, set_aside, _said(cause))
+            listener.unit_done(unit, do_unit(marked, unit, job, ledger))
+        failures = []
+    listener.stage_finished(stage)
     if failures:
         unit, cause = failures[0]
-        detail = "".join(traceback.format_exception_only(cause)).strip()
-        msg = f"{len(failures)} of {len(todo)} units failed; the first, {unit.name}: {detail}"
+        msg = f"{len(failures)} of {len(todo)} units failed; the first, {unit.name}: {_said(cause)}"
         raise UnitError(msg) from cause
     if stop:
         msg = f"stopped by {stop.requested}; what was done is kept: run again to go on"
         raise InterruptedRunError(msg)
+
+
+def _said(cause: BaseException) -> str:
+    if isinstance(cause, KilledWorker):
+        return "each worker that tried it was killed (out of memory?)"
+    return "".join(traceback.format_exception_only(cause)).strip()
+
+
+def _marked(set_aside: Work, why: str, unit: Unit, job: str) -> tuple[list[str], dict[str, Any]]:
+    files, summary = set_aside(unit, job)
+    return files, {**summary, "set_aside": why}
 
 
 def _here(
@@ -163,26 +190,37 @@ def _here(
     for unit in todo:
         if stop:
             return
-        try:
-            outcome: Any = do_unit(work, unit, job, ledger)
-        except Exception as error:  # noqa: BLE001  the caller sorts and raises it
-            outcome = error
-        yield unit, outcome
+        yield unit, _outcome_here(work, unit, job=job, ledger=ledger)
+
+
+def _outcome_here(work: Work, unit: Unit, *, job: str, ledger: Ledger) -> Any:
+    try:
+        return do_unit(work, unit, job, ledger)
+    except Exception as error:  # noqa: BLE001  the caller sorts and raises it
+        return error
 
 
 def _on_cluster(
-    client: Client, work: Work, todo: Sequence[Unit], job: str, ledger: Ledger, stop: Stop
+    client: Client,
+    work: Work,
+    todo: Sequence[Unit],
+    job: str,
+    ledger: Ledger,
+    stop: Stop,
+    resources: Mapping[str, float] | None,
 ) -> Iterator[tuple[Unit, Any]]:
-    threads = sum(client.nthreads().values())  # type: ignore[no-untyped-call]
-    window = max(threads, 1) * UNITS_IN_FLIGHT_PER_THREAD
-    waiting = iter(todo)
+    window = max(_threads(client, resources), 1) * UNITS_IN_FLIGHT_PER_THREAD
+    waiting, batch = iter(todo), uuid.uuid4().hex
     running: Any = as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
-    owners: dict[object, Unit] = {}
+    owners: dict[Any, Unit] = {}
+    told = False
 
     def submit_next() -> None:
         unit = None if stop else next(waiting, None)
         if unit is not None:
-            future = client.submit(do_unit, work, unit, job, ledger, pure=False)
+            future = client.submit(
+                _do_unless_told, batch, work, unit, job, ledger, pure=False, resources=resources
+            )
             owners[future.key] = unit
             running.add(future)
 
@@ -190,13 +228,50 @@ def _on_cluster(
         submit_next()
     for future in running:
         unit = owners.pop(future.key)
-        yield unit, _outcome(future, unit)
+        outcome = _outcome(future, unit)
+        if outcome is not None:
+            yield unit, outcome
         future.release()
         submit_next()
+        if stop and not told:
+            told = True
+            _tell(client, batch)
+
+
+_TOLD: set[str] = set()
+"""Batches of which this worker process begins no further unit."""
+
+
+def _do_unless_told(
+    batch: str, work: Work, unit: Unit, job: str, ledger: Ledger
+) -> dict[str, Any] | None:
+    return None if batch in _TOLD else do_unit(work, unit, job, ledger)
+
+
+def _tell(client: Client, batch: str) -> None:
+    """Let workers begin no further unit: a job that is told to end has a minute or so."""
+    # what a worker that does not answer has in its queue is done as usual
+    with suppress(OSError, TimeoutError):
+        client.run(_hear, batch, on_error="ignore")
+
+
+def _hear(batch: str) -> None:
+    _TOLD.add(batch)
+
+
+def _threads(client: Client, resources: Mapping[str, float] | None) -> int:
+    """Return how many units can run at once."""
+    if not resources:
+        return sum(client.nthreads().values())  # type: ignore[no-untyped-call]
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return sum(
+        min(int(worker["resources"].get(name, 0) // need) for name, need in resources.items())
+        for worker in workers
+    )
 
 
 def _outcome(future: Any, unit: Unit) -> Any:
-    """Return the unit's summary, or what it raised."""
+    """Return the unit's summary, or what it raised; None where it was not begun."""
     error = future.exception()
     if error is not None:
         return error

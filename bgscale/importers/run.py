@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bgscale.distribute.execute import Listener, draining_signals, run_units
+from bgscale.distribute.execute import draining_signals, run_units
 from bgscale.distribute.ledger import Ledger
+from bgscale.distribute.listener import Listener, Silent
 from bgscale.distribute.units import Unit
 from bgscale.errors import FieldError, InputError
 from bgscale.importers.folder import Layout, opened, read_page
@@ -77,30 +78,30 @@ class _Field:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-class _Counts:
+class _Counts(Silent):
     """Passes on what is heard, and counts it."""
 
     def __init__(self, listener: Listener | None) -> None:
-        self._listener = listener
+        self._listener = listener or Silent()
         self.written = self.already = 0
         self.failed: list[tuple[int, str, str]] = []
 
     def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
         self.already += done
-        if self._listener is not None:
-            self._listener.stage_started(stage, purpose, units, done)
+        self._listener.stage_started(stage, purpose, units, done)
 
     def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
         if "reason" in summary:
             self.failed.append((unit.start, summary["field"], summary["text"]))
         else:
             self.written += 1
-        if self._listener is not None:
-            self._listener.unit_done(unit, summary)
+        self._listener.unit_done(unit, summary)
+
+    def unit_failed(self, unit: Unit, error: str) -> None:
+        self._listener.unit_failed(unit, error)
 
     def stage_finished(self, stage: str) -> None:
-        if self._listener is not None:
-            self._listener.stage_finished(stage)
+        self._listener.stage_finished(stage)
 
 
 def run_import(

@@ -4,11 +4,13 @@ A store grows: plates come later, failed fields are mended. Its donors do not mo
 experiment 1's cells stay those of the plates that were there when they were drawn.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from bgscale.distribute.ledger import Ledger
+from bgscale.distribute.units import Unit
 from bgscale.errors import FieldError
 from bgscale.pipeline import Growth, Stage
 from bgscale.results import Store
@@ -89,6 +91,12 @@ def failed(store: Store) -> dict[str, list[int]]:
         if codes or known:
             found[plate] = codes
     return {plate: sorted(codes) for plate, codes in found.items()}
+
+
+def lost_units(ledger: Ledger, units: Iterable[Unit]) -> list[Unit]:
+    """Return the units that were set aside."""
+    records = ((unit, ledger.record(unit)) for unit in units)
+    return [unit for unit, record in records if record and "set_aside" in record["summary"]]
 
 
 def mended(screen: AnyScreen, store: Store, failures: Mapping[str, Sequence[int]]) -> set[str]:

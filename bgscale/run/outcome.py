@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bgscale.distribute.ledger import Ledger
 from bgscale.results import Store
-from bgscale.schema import Reason
+from bgscale.schema import Missing, Reason
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def outcome(path: str | Path) -> Outcome:
     for plate in store.attrs()["plates"]:
         if store.has(f"plates/{plate}/cells"):
             cells += np.bincount(store.read(f"plates/{plate}/cells/reason"), minlength=len(cells))
+            cells += _lost(store, plate)
         if store.has(f"plates/{plate}/fields"):
             missing = [p["reason"] for p in store.attrs(f"plates/{plate}/fields")["problems"]]
             reason = store.read(f"plates/{plate}/fields/reason")
@@ -60,6 +62,22 @@ def outcome(path: str | Path) -> Outcome:
         {r.text: int(cells[r]) for r in Reason if r and r not in bad and cells[r]},
         {r.text: int(fields[r]) for r in bad if fields[r]},
     )
+
+
+def _lost(store: Store, plate: str) -> npt.NDArray[np.int64]:
+    """Return how many cells could not be embedded, among the reasons; any model counts once."""
+    counts = np.zeros(max(Reason) + 1, np.int64)
+    lost = None
+    for model in store.attrs()["config"]["models"]:
+        node = f"plates/{plate}/embeddings/{model}"
+        if not store.has(node):
+            continue
+        missing = store.read(f"{node}/missing") == Missing.LOST
+        lost = missing.any(1) if lost is None else lost | missing.any(1)
+    if lost is not None:
+        counts[Reason.LOST] = lost.sum()
+        counts[Reason.OK] = -counts[Reason.LOST]
+    return counts
 
 
 def versions() -> dict[str, str]:

@@ -6,18 +6,23 @@ that came later is not asked about.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bgscale import pipeline
 from bgscale.config import RunConfig, ScreenSection
-from bgscale.distribute.execute import Listener, draining_signals, run_units
+from bgscale.distribute.cluster import gpu_resources
+from bgscale.distribute.execute import draining_signals, run_units
 from bgscale.distribute.ledger import Ledger
+from bgscale.distribute.listener import Listener, Silent
+from bgscale.distribute.lock import held
+from bgscale.distribute.parts import Part
 from bgscale.errors import InputError, StoreMismatchError
 from bgscale.pipeline import Stage
-from bgscale.progress import Silent
 from bgscale.results import Store
 from bgscale.run import growth as growing
 from bgscale.run.outcome import Outcome, outcome, versions
@@ -27,6 +32,7 @@ from bgscale.stages.job import Job, remember
 
 if TYPE_CHECKING:
     from bgscale.distribute.execute import Client
+    from bgscale.distribute.units import Unit
 
 _NODE_OF = {
     "embed": "plates/{2}/embeddings/{1}",
@@ -37,6 +43,8 @@ _NODE_OF = {
     "shifts": "shifts/{1}",
 }
 """Where stages of a model keep what they make."""
+PART_PATIENCE_S = 600.0
+"""A part waits so long for another one that prepares a stage: it may have died meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class Run:
         self.config = (config or RunConfig()).model_copy(update=changed)
         self._screen = screen
         self._failed: dict[str, list[int]] = {}
+        self._lost: dict[str, list[Unit]] = {}
         self._lay_out()
 
     def _lay_out(self, *, redraw: bool = False, mended: Collection[str] = ()) -> None:
@@ -85,8 +94,9 @@ class Run:
             self._screen = self._screen.continued(**known)
         job = self.job_of(self.config)
         before = growing.drawn_before(attrs, self._screen.plates)
-        attempts = {p: before.attempts.get(p, 0) + (p in mended) for p in self._screen.plates}
-        bound = replace(before, attempts={plate: n for plate, n in attempts.items() if n})
+        again = {*before.attempts, *mended}
+        attempts = {n: before.attempts.get(n, 0) + (n in mended) for n in sorted(again)}
+        bound = replace(before, attempts=attempts)
         free = replace(bound, drawn={}, proteins=0)
         stages = pipeline.stages(job, bound)
         if not growing.holds(stages, attrs["stages"], bound, mended):
@@ -159,7 +169,7 @@ class Run:
         Returns
         -------
         list of str
-            Of `retry_failed`, the plates that will be made anew.
+            Of `retry_failed`, the plates that will be made anew, and the stages of lost units.
 
         Raises
         ------
@@ -169,8 +179,9 @@ class Run:
             The store was made by another config, or from another input or plates that are gone,
             and not `redo`.
         """
+        self._lost = {}
         self._failed = self._mended() if retry_failed else {}
-        self._lay_out(redraw=redraw, mended=self._failed)
+        self._lay_out(redraw=redraw, mended=[*self._failed, *self._lost])
         classes = self.screen.classes
         if len(classes) < 2 and any(s.name == "donors" for s in self._until(until)):
             msg = (
@@ -179,7 +190,7 @@ class Run:
             )
             raise InputError(msg)
         if redo or not self.store.exists():
-            return list(self._failed)
+            return [*self._failed, *self._lost]
         attrs = self.store.attrs()
         if any(stage.name in self._asked for stage in self._until(until)):
             outdated = self.outdated(until)
@@ -196,7 +207,7 @@ class Run:
                 f"{', '.join(gone)}. Bring them back, or run again with --redo to remove them"
             )
             raise StoreMismatchError(msg)
-        return list(self._failed)
+        return [*self._failed, *self._lost]
 
     def notices(self) -> list[str]:
         """Return what a reader of the results must know before they are made."""
@@ -265,6 +276,8 @@ class Run:
         redraw: bool = False,
         listener: Listener | None = None,
         until: str | None = None,
+        part: Part | None = None,
+        patience_s: float = 0.0,
     ) -> Outcome:
         """Do what is missing.
 
@@ -285,42 +298,103 @@ class Run:
             Hears of progress.
         until : str, optional
             Kind of the last stage to do, such as "cut".
+        part : Part, optional
+            This process is one of several that share all units, without a scheduler.
+        patience_s : float
+            How long to wait for another run of the store to end.
 
         Raises
         ------
         StoreMismatchError
             The store was made by another config and `redo` is not set.
+        InputError
+            Another run is writing the store.
         InputError, UnitError, DiskFullError, InterruptedRunError
             See `bgscale.distribute.execute.run_units`.
         """
+        if part is not None and (client is not None or redo or retry_failed or redraw):
+            msg = (
+                "a part of a run has no cluster, and does not redo, retry or redraw: do that in a "
+                "run of its own, before its parts are started"
+            )
+            raise InputError(msg)
+        listener = listener or Silent()
         self.check(redo=redo, retry_failed=retry_failed, redraw=redraw, until=until)
-        if not self.store.exists():
-            self.store.create({"stages": {}})
-        self.store.sweep()
-        self._forget(self.outdated(until))
-        self._state(self._facts())
-        self._forget_failed()
-        remember(self._job)
-        with draining_signals() as stop:
+        if self._is_complete(until):
+            return outcome(self.config.store)
+        gpu = gpu_resources(client)
+        with draining_signals() as stop, ExitStack() as kept:
+            # parts of a run hold the store only to begin, and to prepare a stage
+            lock: Callable[[], AbstractContextManager[object]] = partial(
+                held,
+                self.config.store,
+                notice=listener.notice,
+                on_lost=stop.request,
+                patience_s=max(patience_s, PART_PATIENCE_S if part else 0),
+            )
+            if part is None:
+                kept.enter_context(lock())
+                lock = nullcontext
+            with lock():
+                self._begin(until)
             for stage in self._until(until):
-                self._prepare(stage)
+                if self._made().get(stage.name, {}).get("token") != stage.token:
+                    with lock():
+                        self._prepare(stage)
                 run_units(
                     pipeline.work,
                     stage.units(self._job),
                     self._job.text,
                     ledger=self.ledger,
                     client=client,
-                    listener=listener or Silent(),
+                    listener=listener,
                     purpose=stage.purpose,
                     stop=stop,
+                    set_aside=pipeline.set_aside if stage.can_lose else None,
+                    resources=gpu if stage.embeds else None,
+                    part=part,
                 )
+                if part is None:
+                    self.ledger.bind(stage.name)
         return outcome(self.config.store)
+
+    def _is_complete(self, until: str | None) -> bool:
+        """Whether nothing is left to do or to write: then also a read-only store will do."""
+        if not self.store.exists() or self.outdated(until):
+            return False
+        attrs = self.store.attrs()
+        made, stages = attrs["stages"], self._until(until)
+        facts = _plain({k: v for k, v in self._facts().items() if k != "versions"})
+        if any(attrs.get(k) != v for k, v in facts.items()):
+            return False
+        if not all(stage.name in made for stage in stages):
+            return False
+        units = [unit for stage in stages for unit in stage.units(self._job)]
+        return len(self.ledger.done(units)) == len(units)
+
+    def _begin(self, until: str | None) -> None:
+        """Bring the store to where this run begins: without what it will make anew."""
+        if not self.store.exists():
+            self.store.create({"stages": {}})
+        self.store.sweep()
+        self.ledger.sweep()
+        self._forget(self.outdated(until))
+        self._state(self._facts())
+        self._forget_failed()
+        remember(self._job)
 
     def _mended(self) -> dict[str, list[int]]:
         """Return the failures of the plates on which some of them can be used now."""
         if not self.store.exists():
             return {}
         failures, made = growing.failed(self.store), self._made()
+        self._lost = {
+            stage.name: lost
+            for stage in self._stages
+            if stage.name in made
+            and stage.name.startswith("embed/")
+            and (lost := growing.lost_units(self.ledger, stage.units(self._job)))
+        }
         good = growing.mended(self.screen, self.store, failures)
         for stage in self._stages:
             old = made.get(stage.name)
@@ -335,7 +409,9 @@ class Run:
         return {plate: screen.samples(plate, before.get(plate)) for plate in screen.plates}
 
     def _forget_failed(self) -> None:
-        """Forget that the units are done in which fields failed."""
+        """Forget that the units are done in which something failed."""
+        for units in self._lost.values():
+            self.ledger.forget_units(units)
         for stage in self._stages:
             kind, plate = stage.name.split("/")[0], growing.plate_of(stage.name)
             if kind in ("segment", "labels") and plate in self._failed:
@@ -365,7 +441,7 @@ class Run:
     def _state(self, facts: dict[str, Any]) -> None:
         """Write what the store does not say already: a finished one may be read-only."""
         attrs = self.store.attrs()
-        facts = json.loads(json.dumps(facts))
+        facts = _plain(facts)
         if any(attrs.get(name) != value for name, value in facts.items()):
             self.store.update_attrs(facts)
 
@@ -379,6 +455,7 @@ class Run:
     def _prepare(self, stage: Stage) -> None:
         """Create the stage's arrays, once; it is entered as made when all are there."""
         made = self._made()
+        # another part may have done it since we looked
         if made.get(stage.name, {}).get("token") != stage.token:
             for node in stage.nodes:
                 self.store.remove(node)
@@ -415,3 +492,8 @@ class Run:
                 for node in stage.nodes:
                     self.store.remove(node)
         self._state({"stages": {n: entry for n, entry in made.items() if n not in outdated}})
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts as they are read back from a store."""
+    return json.loads(json.dumps(facts))  # type: ignore[no-any-return]

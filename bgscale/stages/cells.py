@@ -125,17 +125,28 @@ _COLUMNS: Columns = {
 }
 
 
-def cut(job: Job, unit: Unit) -> Done:
-    """Read crops, find the centre cell and its neighbours, measure, write one shard."""
+def lose_cells(job: Job, unit: Unit) -> Done:
+    """Mark the crops of a unit that cannot be done."""
+    return cut(job, unit, lost=True)
+
+
+def cut(job: Job, unit: Unit, *, lost: bool = False) -> Done:
+    """Read crops, find the centre cell and its neighbours, measure, write a shard; or mark it."""
     screen, store = _crops_screen(job), job.store
     rows = np.arange(unit.start, unit.stop)
-    block = screen.read(rows)
-    cytosol = job.channels.index("cytosol") if "cytosol" in job.channels else None
-    mask, found = segment.masks(
-        block.image[:, cytosol] if cytosol is not None else None, block.mask, block.reason == 0
-    )
-    reason = block.reason.copy()
-    reason[(reason == Reason.OK) & ~found] = Reason.NO_CENTRE_CELL
+    if lost:
+        like = store.array(f"plates/{screen.plates[0]}/crops/image")
+        image = np.zeros((len(rows), *like.shape[1:]), like.dtype)
+        mask = np.zeros((len(rows), *like.shape[2:]), np.uint8)
+        reason = np.full(len(rows), Reason.LOST, np.uint8)
+    else:
+        block = screen.read(rows)
+        image, reason = block.image, block.reason.copy()
+        cytosol = job.channels.index("cytosol") if "cytosol" in job.channels else None
+        mask, found = segment.masks(
+            image[:, cytosol] if cytosol is not None else None, block.mask, reason == Reason.OK
+        )
+        reason[(reason == Reason.OK) & ~found] = Reason.NO_CENTRE_CELL
     measures = crop_kernels.measure(mask)
     items = screen.items.iloc[unit.start : unit.stop]
     columns = {
@@ -152,7 +163,7 @@ def cut(job: Job, unit: Unit) -> Done:
     for name, (dtype, _, _) in _COLUMNS.items():
         path = f"plates/{plate}/cells/{name}"
         files += store.write(path, region, np.asarray(columns[name]).astype(dtype))
-    files += store.write(f"plates/{plate}/crops/image", region, block.image)
+    files += store.write(f"plates/{plate}/crops/image", region, image)
     files += store.write(f"plates/{plate}/crops/mask", region, mask)
     counts = np.bincount(reason, minlength=max(Reason) + 1)
     return files, {"cells": len(rows), **{r.name: int(counts[r]) for r in Reason if counts[r]}}

@@ -282,8 +282,13 @@ def check_planned(job: Job, node: str, model: EmbeddingModel) -> None:
         raise InputError(msg)
 
 
-def embed(job: Job, unit: Unit) -> Done:
-    """Embed one shard of cells under every setting."""
+def lose_features(job: Job, unit: Unit) -> Done:
+    """Mark the cells of a unit that cannot be done."""
+    return embed(job, unit, lost=True)
+
+
+def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
+    """Embed one shard of cells under every setting; or mark them as lost."""
     _, name, plate = unit.stage.split("/")
     node = f"plates/{plate}/embeddings/{name}"
     model, store, table = model_of(job.text, name), job.store, job.cells(plate)
@@ -298,7 +303,10 @@ def embed(job: Job, unit: Unit) -> Done:
         variable: np.full((n, len(settings)), fill, dtype)
         for variable, (dtype, fill, _) in _SWAP_VARIABLES.items()
     }
-    for part in swaps.blocks(n, COMPOSED_AT_ONCE):
+    if lost:
+        usable = table.usable[unit.start : unit.stop]
+        records["missing"][:] = np.where(usable, Missing.LOST, Missing.UNUSABLE)[:, None]
+    for part in [] if lost else swaps.blocks(n, COMPOSED_AT_ONCE):
         rows = np.arange(unit.start + part.start, unit.start + part.stop)
         block = Block(
             table.cells.take(rows),

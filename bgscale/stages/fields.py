@@ -87,14 +87,19 @@ def create_labels(job: Job, plate: str) -> None:
     )  # fmt: skip
 
 
-def segment(job: Job, unit: Unit) -> Done:
-    """Find the cells of some fields of a plate."""
+def lose_fields(job: Job, unit: Unit) -> Done:
+    """Mark the fields of a unit that cannot be done."""
+    return segment(job, unit, lost=True)
+
+
+def segment(job: Job, unit: Unit, *, lost: bool = False) -> Done:
+    """Find the cells of some fields of a plate; or mark them as lost."""
     plate, store, screen = unit.stage.split("/")[1], job.store, plate_screen(job)
     names, n = screen.field_names(plate), unit.stop - unit.start
     label = np.zeros((n, *screen.layouts[plate].shape), np.uint16)
-    reason = np.zeros(n, np.uint8)
+    reason = np.full(n, Reason.LOST if lost else Reason.OK, np.uint8)
     failures = []
-    for i in range(n):
+    for i in range(0 if lost else n):
         try:
             image = screen.read(plate, unit.start + i)
             label[i] = _labels(job, plate, unit.start + i, image)

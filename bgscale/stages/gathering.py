@@ -107,8 +107,18 @@ def create_measures(job: Job, plate: str) -> None:
     )  # fmt: skip
 
 
-def measure(job: Job, unit: Unit) -> Done:
-    """Measure the cells of some fields, and take their cell-free windows."""
+def lose_measures(job: Job, unit: Unit) -> Done:
+    """Mark the fields of a unit that cannot be done."""
+    return measure(job, unit, lost=True)
+
+
+def lose_cells(job: Job, unit: Unit) -> Done:
+    """Mark the cells of a unit that cannot be done."""
+    return cut(job, unit, lost=True)
+
+
+def measure(job: Job, unit: Unit, *, lost: bool = False) -> Done:
+    """Measure the cells of some fields, and take their cell-free windows; or mark them as lost."""
     plate, store, section = unit.stage.split("/")[1], job.store, job.config.cells
     screen = plate_screen(job)
     names = screen.field_names(plate)
@@ -124,6 +134,8 @@ def measure(job: Job, unit: Unit) -> Done:
         "area_median": np.full(n, np.nan, np.float32),
         **{name: np.full(n, np.nan, np.float32) for name in _quality_names(job)},
     }
+    if lost:
+        columns["reason"][columns["reason"] == Reason.OK] = Reason.LOST
     failures = []
     for i in np.flatnonzero(columns["reason"] == Reason.OK).tolist():
         name = names[unit.start + i]
@@ -223,8 +235,8 @@ def gather(job: Job, unit: Unit) -> Done:
     return files, {"cells": n}
 
 
-def cut(job: Job, unit: Unit) -> Done:
-    """Cut the crops of one shard of cells, exact windows of their fields.
+def cut(job: Job, unit: Unit, *, lost: bool = False) -> Done:
+    """Cut the crops of one shard of cells, exact windows of their fields; or mark them as lost.
 
     Cells of a field that could be read when it was measured, and now cannot, get its reason.
     """
@@ -239,7 +251,9 @@ def cut(job: Job, unit: Unit) -> Done:
     image = np.zeros((unit.stop - unit.start, *shape), store.array(f"{node}/crops/image").dtype)
     mask = np.zeros((len(image), *shape[1:]), np.uint8)
     failures = []
-    for f in np.unique(field).tolist():
+    if lost:
+        reason[reason == Reason.OK] = Reason.LOST
+    for f in [] if lost else np.unique(field).tolist():
         here = np.flatnonzero(field == f)
         try:
             pixels = screen.read(plate, f)

@@ -1,0 +1,79 @@
+"""Several processes share a run by the ledger alone; the bytes are those of one."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from screens import config_of
+from test_distribute import EVERY, Bench
+from test_run import assert_same_store
+
+from bgscale.config import template
+from bgscale.distribute.execute import run_units
+from bgscale.distribute.listener import Silent
+from bgscale.distribute.parts import Part
+from bgscale.errors import InputError, UnitError
+
+
+class Several(Bench):
+    """The bench, run by parts."""
+
+    def part(self, part, **job):
+        import json
+
+        import work_units
+
+        text = json.dumps({"store": str(self.store), **job})
+        run_units(
+            work_units.write, self.units, text, ledger=self.ledger, listener=Silent(), part=part
+        )
+
+
+def test_parts_divide_the_units(tmp_path: Path) -> None:
+    bench = Several(tmp_path, None)
+    parts = [Part(i, 3, look_every_s=0.01, patience_s=30.0) for i in range(3)]
+    threads = [threading.Thread(target=bench.part, args=[part]) for part in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert bench.done == EVERY
+    assert bench.attempts == EVERY
+
+
+def test_what_a_dead_part_leaves_the_others_do(tmp_path: Path) -> None:
+    bench = Several(tmp_path, None)
+    bench.part(Part(1, 3, look_every_s=0.01, patience_s=0.05))
+    assert bench.done == EVERY
+    assert bench.attempts == EVERY
+
+
+def test_a_part_does_not_try_again_what_failed(tmp_path: Path) -> None:
+    bench = Several(tmp_path, None)
+    with pytest.raises(UnitError, match="1 of 8"):
+        bench.part(Part(0, 1, look_every_s=0.01), fail={"30": "error"})
+    assert bench.attempts.count(30) == 1
+
+
+@pytest.mark.parametrize("text", ["3/3", "1", "a/b", "-1/2", "1/0"])
+def test_a_part_that_is_none(text: str) -> None:
+    with pytest.raises(InputError, match="part"):
+        Part.parse(text)
+
+
+@pytest.mark.cluster
+def test_parts_of_a_run_give_the_same_bytes(
+    small_screen: Path, finished: Path, tmp_path: Path
+) -> None:
+    config = config_of(small_screen, tmp_path)
+    run_toml = tmp_path / "run.toml"
+    run_toml.write_text(template(config), encoding="utf-8")
+    command = [sys.executable, "-m", "bgscale.cli", "run", str(run_toml), "--part"]
+    processes = [
+        subprocess.Popen([*command, f"{i}/2"], stderr=subprocess.PIPE, text=True) for i in range(2)
+    ]
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert_same_store(finished, Path(config.store))
