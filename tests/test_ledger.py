@@ -288,6 +288,19 @@ def test_what_is_left_over_is_swept_and_what_is_being_written_is_not(
     assert not zarr.exists()
 
 
+def test_what_was_written_to_lately_can_be_spared(ledger: Ledger) -> None:
+    store = Store(ledger.store)
+    late, early = (Path(ledger.store) / f"a/c/0.{i}.partial" for i in range(2))
+    for path, age_s in ((late, 10), (early, 400)):
+        path.write_bytes(b"half a shard")
+        modified = path.stat().st_mtime - age_s
+        os.utime(path, (modified, modified))
+    assert store.sweep(silent_s=DEAD_AFTER_S) == 1
+    assert late.exists()
+    assert not early.exists()
+    assert store.sweep() == 1
+
+
 def test_the_name_of_a_partial_file_says_who_writes_it() -> None:
     name = partial_name("x.json", 3)
     assert name == f"x.json.{os.getpid()}@{host()}.3.partial"

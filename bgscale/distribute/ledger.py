@@ -197,12 +197,12 @@ class Ledger:
         lines = [json.dumps([k, claim]) for k, claim in claims.items() if claim is not None]
         place.replace(f"units/{stage}/{BOUND}", "\n".join(lines).encode())
 
-    def sweep(self) -> int:
+    def sweep(self, silent_s: float = 0.0) -> int:
         """Remove what writers of records that are gone left half written; return how many files.
 
-        Only the run that holds the store may.
+        Only the run that holds the store may; `silent_s` as of `Store.sweep`.
         """
-        return self.place.sweep()
+        return self.place.sweep(silent_s)
 
 
 def parsed(content: bytes | None) -> dict[str, Any] | None:

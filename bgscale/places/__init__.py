@@ -66,8 +66,11 @@ class Place(Protocol):
     def now(self) -> float:
         """Return what the place's own clock says: clocks of hosts differ."""
 
-    def sweep(self) -> int:
-        """Remove what writers that are gone left half written; return how many there were."""
+    def sweep(self, silent_s: float = 0.0) -> int:
+        """Remove what writers that are gone left half written; return how many there were.
+
+        With `silent_s` only what was not written to for so long.
+        """
 
 
 def spelled(location: str | Path) -> str:

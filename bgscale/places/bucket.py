@@ -312,7 +312,7 @@ class Bucket:
             raise InterruptedRunError(msg)
         return made
 
-    def sweep(self) -> int:
+    def sweep(self, silent_s: float = 0.0) -> int:
         """Do nothing: what was not written to its end is never seen."""
         return 0
 

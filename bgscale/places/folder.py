@@ -250,12 +250,21 @@ class Folder:
         finally:
             part.unlink(missing_ok=True)
 
-    def sweep(self) -> int:
-        """Remove what writers that are gone left half written; return how many there were."""
+    def sweep(self, silent_s: float = 0.0) -> int:
+        """Remove what writers that are gone left half written; return how many there were.
+
+        With `silent_s` only what was not written to for so long.
+        """
+        found = [
+            Path(folder) / name
+            for folder, _, names in os.walk(self.root)
+            for name in filter(is_left_over, names)
+        ]
+        before = self.now() - silent_s if found and silent_s else float("inf")
         count = 0
-        for folder, _, names in os.walk(self.root):
-            for name in filter(is_left_over, names):
-                with suppress(FileNotFoundError):
-                    (Path(folder) / name).unlink()
+        for path in found:
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime <= before:
+                    path.unlink()
                     count += 1
         return count

@@ -195,12 +195,13 @@ class Store:
         """Remove a node and all below it."""
         self.place.remove(node)
 
-    def sweep(self) -> int:
+    def sweep(self, silent_s: float = 0.0) -> int:
         """Remove what writers that were killed left half written; return how many files.
 
-        Only the run that holds the store may: what others are writing looks the same.
+        Only the run that holds the store may: what others are writing looks the same. Where
+        several processes share a run, `silent_s` spares what was written to within so long.
         """
-        return self.place.sweep()
+        return self.place.sweep(silent_s)
 
     def flush(self, nodes: Iterable[str]) -> None:
         """Return when the metadata of nodes, and of all above and below, are on the disk.
