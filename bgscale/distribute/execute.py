@@ -259,6 +259,15 @@ def _hear(batch: str) -> None:
     _TOLD.add(batch)
 
 
+def thread_memory(client: Client | None) -> float | None:
+    """Return the memory that a unit has, in bytes: of a thread of the smallest worker."""
+    if client is None:
+        return None
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [worker["memory_limit"] / worker["nthreads"] for worker in workers]
+    return min((limit for limit in limits if limit), default=None)
+
+
 def _threads(client: Client, resources: Mapping[str, float] | None) -> int:
     """Return how many units can run at once."""
     if not resources:

@@ -7,8 +7,8 @@ that came later is not asked about.
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any, Self
 from bgscale import pipeline
 from bgscale.config import RunConfig, ScreenSection
 from bgscale.distribute.cluster import gpu_resources
-from bgscale.distribute.execute import draining_signals, run_units
+from bgscale.distribute.execute import draining_signals, run_units, thread_memory
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Listener, Silent
 from bgscale.distribute.lock import held
 from bgscale.distribute.parts import Part
 from bgscale.errors import InputError, StoreMismatchError
 from bgscale.pipeline import Stage
+from bgscale.places.space import check_space
 from bgscale.results import Store
 from bgscale.run import growth as growing
+from bgscale.run.estimate import needs, sizes_of
 from bgscale.run.outcome import Outcome, outcome, versions
+from bgscale.run.plan import StagePlan, check_memory, describe, left_to_write
 from bgscale.screen import AnyScreen
 from bgscale.stages.embedding import model_attrs, model_of
 from bgscale.stages.job import Job, remember
@@ -45,16 +48,6 @@ _NODE_OF = {
 """Where stages of a model keep what they make."""
 PART_PATIENCE_S = 600.0
 """A part waits so long for another one that prepares a stage: it may have died meanwhile."""
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What is left to do of one stage."""
-
-    stage: str
-    purpose: str
-    units: int | None
-    done: int
 
 
 class Run:
@@ -240,32 +233,29 @@ class Run:
         `units` is None where the number is known only when an earlier stage is complete.
         """
         made = self._made() if self.store.exists() else {}
+        needed = needs(self._job, self._stages)
         plans = []
         for stage in self._stages:
-            try:
-                units = stage.units(self._job)
-            except (OSError, StoreMismatchError):
-                plans.append(StagePlan(stage.name, stage.purpose, None, 0))
-                continue
-            ready = made.get(stage.name, {}).get("token") == stage.token
-            done = sum(map(self.ledger.is_done, units)) if ready else 0
-            plans.append(StagePlan(stage.name, stage.purpose, len(units), done))
+            units: int | None = None
+            done = 0
+            with suppress(OSError, StoreMismatchError):
+                found = stage.units(self._job)
+                units = len(found)
+                if made.get(stage.name, {}).get("token") == stage.token:
+                    done = len(self.ledger.done(found))
+            plans.append(StagePlan(stage.name, stage.purpose, units, done, needed[stage.name]))
         return plans
 
     def describe_plan(self) -> str:
         """Return the plan as text: what is there, what is to do, what to beware of."""
         lines = [f"screen  {self.config.screen.path}: {self.screen.summary()}"]
-        lines.append(f"store   {self.store.path}")
+        lines.append(f"store   {self.config.store}")
         lines += [f"note    {text}" for text in self.notices()]
         if self.outdated():
             why = "another config or input made" if self._asked else "made anew, with what is new"
             hint = " (--redo replaces them)" if self._asked else ""
             lines.append(f"{why}: {', '.join(self.outdated())}{hint}")
-        lines.append("")
-        for plan in self.plan():
-            units = "?" if plan.units is None else str(plan.units)
-            lines.append(f"{plan.stage:<32}{plan.done:>6} of {units:>6} units done  {plan.purpose}")
-        return "\n".join(lines)
+        return "\n".join([*lines, "", describe(self.plan(), sizes_of(self._job))])
 
     def execute(
         self,
@@ -322,6 +312,9 @@ class Run:
         self.check(redo=redo, retry_failed=retry_failed, redraw=redraw, until=until)
         if self._is_complete(until):
             return outcome(self.config.store)
+        plan = [item for item in self.plan() if item.stage in {s.name for s in self._until(until)}]
+        check_space(self.config.store, left_to_write(plan))
+        check_memory(plan, thread_memory(client))
         gpu = gpu_resources(client)
         with draining_signals() as stop, ExitStack() as kept:
             # parts of a run hold the store only to begin, and to prepare a stage

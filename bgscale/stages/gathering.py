@@ -48,7 +48,7 @@ _DERIVED = ("id", "protein", "field", "reason")
 """Columns that `gather` and `cut` make; the others are measured."""
 
 
-def _found_columns(job: Job) -> tuple[str, ...]:
+def found_columns(job: Job) -> tuple[str, ...]:
     """Return the columns of the table of found cells: what is measured, by field and slot."""
     measured = [name for name in _CELL_COLUMNS if name not in _DERIVED]
     return ("reason", *measured, *(_INTENSITY.format(role) for role in job.channels))
@@ -83,9 +83,9 @@ def create_measures(job: Job, plate: str) -> None:
         store.create_array(f"{node}/{name}", {"field": n}, dtype, chunk=step, fill=fill, **attrs)
     node = f"plates/{plate}/found"
     store.create_group(
-        node, coords={"column": _found_columns(job)}, description="cells by field, before `cells`"
+        node, coords={"column": found_columns(job)}, description="cells by field, before `cells`"
     )
-    dims = {"field": n, "slot": cell_room(layout.shape), "column": len(_found_columns(job))}
+    dims = {"field": n, "slot": cell_room(layout.shape), "column": len(found_columns(job))}
     store.create_array(f"{node}/table", dims, "float64", chunk=step, fill=float("nan"))
     node = f"plates/{plate}/windows"
     store.create_group(node, coords={"channel": job.channels}, description="windows without cells")
@@ -123,7 +123,7 @@ def measure(job: Job, unit: Unit, *, lost: bool = False) -> Done:
     screen = plate_screen(job)
     names = screen.field_names(plate)
     n, slots, size = unit.stop - unit.start, max(section.windows_per_field, 1), section.crop_size_px
-    found_names = _found_columns(job)
+    found_names = found_columns(job)
     found = np.full((n, *store.array(f"plates/{plate}/found/table").shape[1:]), np.nan)
     windows = np.zeros((n * slots, len(job.channels), size, size), screen.layouts[plate].dtype)
     corners = np.full((n * slots, 2), -1, np.int32)
@@ -199,7 +199,7 @@ def gather(job: Job, unit: Unit) -> Done:
         field, slot = np.nonzero(np.isfinite(block[:, :, 0]))
         tables.append((field + start, block[field, slot]))
     field = np.concatenate([f for f, _ in tables])
-    found = dict(zip(_found_columns(job), np.concatenate([t for _, t in tables]).T, strict=True))
+    found = dict(zip(found_columns(job), np.concatenate([t for _, t in tables]).T, strict=True))
     del tables
     wells, short = zip(*(name.split("/")[-2:] for name in names), strict=True)
     columns: dict[str, npt.NDArray[Any]] = {

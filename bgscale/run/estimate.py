@@ -1,0 +1,228 @@
+"""What a run will need: units, bytes on the disk, files, and memory, before it has begun.
+
+From shapes alone; nothing is read but metadata. Where cells are not found yet, their number is
+assumed. What arrays shrink to on the disk was measured on the demo's store
+(`python -m bgscale.cli demo`), to be rounded up.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bgscale.pipeline import Stage
+from bgscale.stages import banks, cells, fields
+from bgscale.stages.embedding import COMPOSED_AT_ONCE, grid_problems, model_of
+from bgscale.stages.gathering import found_columns
+from bgscale.stages.job import Job
+
+CELLS_PER_MEGAPIXEL = 250
+"""Assumed where fields are not segmented yet: real wells of yeast hold 200 to 300."""
+PROCESS_BYTES = 500_000_000
+"""A worker with its libraries and a small model, before any unit."""
+ACTIVATIONS = 48
+"""float32 values a pixel of a crop that a network holds at once, of its largest layers."""
+_SHRINKS = {
+    "image": 0.6, "mask": 0.07, "label": 0.06, "table": 0.03, "feature": 0.9, "other": 1.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a stage needs.
+
+    Parameters
+    ----------
+    units : int
+    disk_bytes, files : int
+        What it writes in all.
+    unit_bytes : int
+        Memory of one unit, beside `PROCESS_BYTES` and what the process keeps.
+    """
+
+    units: int
+    disk_bytes: int
+    files: int
+    unit_bytes: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the needs of a screen follow from.
+
+    Parameters
+    ----------
+    fields, cells : dict of str to int
+        By plate.
+    assumed : bool
+        Whether the number of cells is assumed, not counted.
+    channels, itemsize : int
+    field_px, crop_px : int
+        Pixels of a field (0: a crops screen), of a crop.
+    """
+
+    fields: Mapping[str, int]
+    cells: Mapping[str, int]
+    assumed: bool
+    channels: int
+    itemsize: int
+    field_px: int
+    crop_px: int
+
+
+def sizes_of(job: Job) -> Sizes:
+    """Return the sizes of a screen: counted where that is done already, else assumed."""
+    screen, channels = job.screen, len(job.channels)
+    if screen.kind == "crops":
+        y, x = screen.crop_shape
+        found = {screen.plates[0]: len(screen.items)}
+        return Sizes({}, found, False, channels, screen.dtype.itemsize, 0, y * x)  # noqa: FBT003
+    layout = screen.layouts[screen.plates[0]]
+    field_px = layout.shape[0] * layout.shape[1]
+    count = {plate: len(refs) for plate, refs in screen.fields.items()}
+    cells_of, assumed = {}, False
+    for plate in screen.plates:
+        known = f"plates/{plate}/cells/id"
+        if job.store.exists() and job.store.has(known):
+            cells_of[plate] = int(job.store.array(known).shape[0])
+        else:
+            assumed = True
+            cells_of[plate] = math.ceil(count[plate] * field_px / 1e6 * CELLS_PER_MEGAPIXEL)
+    size = job.config.cells.crop_size_px
+    return Sizes(count, cells_of, assumed, channels, layout.dtype.itemsize, field_px, size * size)
+
+
+def needs(job: Job, stages: Sequence[Stage]) -> dict[str, Need]:
+    """Return what each stage needs."""
+    sizes = sizes_of(job)
+    return {stage.name: _need(job, sizes, stage.name) for stage in stages}
+
+
+def _need(job: Job, sizes: Sizes, name: str) -> Need:
+    kind, *rest = name.split("/")
+    if kind in ("segment", "labels", "measure"):
+        return _of_fields(job, sizes, kind, rest[0])
+    if kind in ("gather", "cut", "ranges"):
+        return _of_cells(job, sizes, kind, rest[0])
+    if kind == "embed":
+        return _embedded(job, sizes, *rest)
+    if kind in ("grid", "evaluate", "classifiers", "proportions", "shifts"):
+        return _of_model(job, sizes, kind, rest[0])
+    classes, crop = len(job.screen.classes), _crop_bytes(sizes)
+    slots = _slots(job, sizes)
+    if kind == "donors":
+        everyone = sum(sizes.cells.values())
+        return Need(1, classes * sum(slots) * 40, 24, 120 * everyone)
+    if kind == "bank":
+        units = len(banks.BANKS) * classes
+        return Need(
+            units, _disk(classes * sum(slots) * crop, "image"), 2 * units, max(slots) * crop
+        )
+    return Need(1, _disk(classes * 2 * len(job.settings) * crop * 2, "image"), 6, 50_000_000)
+
+
+def _slots(job: Job, sizes: Sizes) -> tuple[int, int, int]:
+    """Return donors, windows and centre cells of a class: what is asked for, or what there is."""
+    section, classes = job.config.donors, len(job.screen.classes)
+    some = math.ceil(sum(sizes.cells.values()) / classes)
+    wanted = section.per_class, section.windows_per_class, job.config.classification.crops_per_class
+    donors, windows, centres = (min(count, some) for count in wanted)
+    return donors, windows, centres
+
+
+def _crop_bytes(sizes: Sizes) -> int:
+    return sizes.crop_px * (sizes.channels * sizes.itemsize + 1)
+
+
+def _disk(raw: float, what: str) -> int:
+    return math.ceil(raw * _SHRINKS[what])
+
+
+def _of_fields(job: Job, sizes: Sizes, kind: str, plate: str) -> Need:
+    count, step = sizes.fields[plate], fields.field_step(job, plate)
+    units = -(-count // step)
+    image = sizes.field_px * sizes.channels * sizes.itemsize
+    if kind == "segment":
+        labels = sizes.field_px * 2
+        # the default segmenter holds some twenty float32 images of a field
+        memory = step * labels + 80 * sizes.field_px + image
+        return Need(units, _disk(count * labels, "label"), 2 * units, memory)
+    if kind == "labels":
+        # two levels each of one channel and of int32 labels, compressed as the plates are
+        disk = _disk(1.25 * count * sizes.field_px * (sizes.itemsize + 1), "image")
+        return Need(units, disk, 10 * count, 3 * image)
+    columns = len(found_columns(job))
+    table = fields.cell_room((sizes.field_px, 1)) * columns * 8
+    slots = max(job.config.cells.windows_per_field, 1)
+    windows = slots * sizes.crop_px * sizes.channels * sizes.itemsize
+    disk = _disk(count * table, "table") + _disk(count * windows, "image")
+    return Need(units, disk, 16 * units, step * (table + windows) + 40 * sizes.field_px + image)
+
+
+def _of_cells(job: Job, sizes: Sizes, kind: str, plate: str) -> Need:
+    count = sizes.cells[plate]
+    shard = cells.shard_cells(job, count)
+    shards = -(-count // shard)
+    if kind == "gather":
+        return Need(1, 110 * count, 20 * shards, 500 * count)
+    if kind == "ranges":
+        groups = len(job.screen.proteins)
+        units = -(-groups // cells.RANGE_GROUPS)
+        pixels = cells.RANGE_CELLS * sizes.crop_px * sizes.channels * (sizes.itemsize + 8)
+        return Need(units, groups * 24, units + 3, pixels + 40 * count)
+    image = sizes.crop_px * sizes.channels * sizes.itemsize
+    disk = _disk(count * image, "image") + _disk(count * sizes.crop_px, "mask")
+    extra = sizes.field_px * (sizes.channels * sizes.itemsize + 6)
+    # of crops screens the cell table too is written here
+    files = 11 if job.screen.kind == "crops" else 3
+    return Need(shards, disk + 60 * count, files * shards, 2 * shard * _crop_bytes(sizes) + extra)
+
+
+def _embedded(job: Job, sizes: Sizes, model: str, plate: str) -> Need:
+    spec, count = model_of(job.text, model).spec, sizes.cells[plate]
+    shard, settings = cells.shard_cells(job, count), len(job.settings)
+    shards = -(-count // shard)
+    width = sum(spec.layers.values()) * 4
+    block = COMPOSED_AT_ONCE * sizes.crop_px * (sizes.channels * (sizes.itemsize + 12) + 2)
+    network = spec.micro_batch * spec.input_size_px**2 * ACTIVATIONS * 4
+    disk = _disk(count * settings * width, "feature") + count * settings * 15
+    memory = 2 * shard * settings * width + block + network + _bank_bytes(job, sizes) + 60 * count
+    return Need(shards, disk, (len(spec.layers) + 4) * shards, memory)
+
+
+def _bank_bytes(job: Job, sizes: Sizes) -> int:
+    """Return the memory of the donor banks that a process keeps."""
+    donors, windows, _ = _slots(job, sizes)
+    sources = {setting.source for setting in job.settings}
+    slots = donors * ("crop" in sources) + windows * ("window" in sources)
+    return len(job.screen.classes) * slots * (_crop_bytes(sizes) + sizes.crop_px // 4)
+
+
+def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
+    spec = model_of(job.text, model).spec
+    settings, classes = len(job.settings), len(job.screen.classes)
+    draws, section = _slots(job, sizes)[2], job.config.proportions
+    problems = len(grid_problems(job))
+    width = spec.layers[spec.classification_layer]
+    crops = classes * draws * width * 4
+    if kind == "grid":
+        network = spec.micro_batch * spec.input_size_px**2 * ACTIVATIONS * 4
+        centres = classes * draws * _crop_bytes(sizes)
+        memory = 2 * crops + network + centres + _bank_bytes(job, sizes)
+        return Need(problems, _disk(problems * crops, "feature"), 3 * problems, memory)
+    if kind == "evaluate":
+        values = settings * classes * classes * (classes + 1) * job.config.classification.folds
+        return Need(classes, 9 * values, 2 * classes, (problems + 2) * crops)
+    fits = settings * (section.folds + 1) * (1 + section.replicates)
+    profile = spec.layers[spec.profile_layer]
+    if kind == "classifiers":
+        train = min(section.cells_per_class * classes, sum(sizes.cells.values()))
+        memory = train * (settings + 6) * profile * 4
+        return Need(settings, 8 * fits * classes * profile, 6 * settings, memory)
+    proteins = len(job.screen.proteins)
+    sums = 2 * settings * proteins * classes * (classes + 2 * section.replicates + 20) * 8
+    if kind == "proportions":
+        units = -(-proteins // 64)
+        share = sum(sizes.cells.values()) / max(units, 1)
+        each = settings * (profile * 4 + (1 + section.replicates) * classes * 8)
+        return Need(units, sums, 11 * units, math.ceil(share * each))
+    return Need(1, 16 * settings * proteins * (classes + 3), 6, 2 * sums)

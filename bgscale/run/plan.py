@@ -1,0 +1,90 @@
+"""The plan of a run: what is left to do, what it will write, and whether that fits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bgscale.errors import InputError
+from bgscale.places.space import human
+from bgscale.run.estimate import CELLS_PER_MEGAPIXEL, PROCESS_BYTES, Need, Sizes
+
+CERTAIN = 0.7
+"""Of what is estimated to be written so much is sure; a disk with less room is refused."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What is left to do of one stage.
+
+    Parameters
+    ----------
+    stage, purpose : str
+    units : int or None
+        None where it is known only when an earlier stage is complete.
+    done : int
+    need : Need
+        What the whole stage needs, estimated.
+    """
+
+    stage: str
+    purpose: str
+    units: int | None
+    done: int
+    need: Need
+
+    @property
+    def left(self) -> float:
+        """Share of the stage that is left to do."""
+        return 1 - self.done / max(self.need.units if self.units is None else self.units, 1)
+
+
+def left_to_write(plan: Sequence[StagePlan]) -> int:
+    """Return how many bytes will be written at least."""
+    return int(CERTAIN * sum(item.need.disk_bytes * item.left for item in plan))
+
+
+def check_memory(plan: Sequence[StagePlan], limit: float | None) -> None:
+    """Raise where a unit needs more memory than a thread of the workers has.
+
+    Parameters
+    ----------
+    plan : sequence of StagePlan
+    limit : float, optional
+        Bytes a thread of the smallest worker; None is not limited.
+
+    Raises
+    ------
+    InputError
+        Names the unit that needs most.
+    """
+    todo = [item for item in plan if item.left > 0]
+    if limit is None or not todo:
+        return
+    largest = max(todo, key=lambda item: item.need.unit_bytes)
+    needed = PROCESS_BYTES + largest.need.unit_bytes
+    if needed > limit:
+        msg = (
+            f"a unit of {largest.stage} needs about {human(needed)} of memory, the workers have "
+            f"{human(limit)} a thread: give them more (or fewer threads), or make the units "
+            "smaller (shard_cells, donors.per_class, donors.windows_per_class)"
+        )
+        raise InputError(msg)
+
+
+def describe(plan: Sequence[StagePlan], sizes: Sizes) -> str:
+    """Return the plan as a table."""
+    head = f"{'stage':<28}{'units done':>16}{'writes':>9}{'files':>8}{'memory':>9}  what"
+    lines = [head]
+    for item in plan:
+        count = f"~{item.need.units}" if item.units is None else str(item.units)
+        need = item.need
+        lines.append(
+            f"{item.stage:<28}{item.done:>7} of {count:>5}{human(need.disk_bytes):>9}"
+            f"{need.files:>8}{human(need.unit_bytes):>9}  {item.purpose}"
+        )
+    files, disk = (sum(getattr(i.need, key) for i in plan) for key in ("files", "disk_bytes"))
+    cells = f"{sum(sizes.cells.values()):,} cells"
+    said = f"assuming {CELLS_PER_MEGAPIXEL} a megapixel: {cells}" if sizes.assumed else cells
+    lines.append("")
+    lines.append(f"in all about {human(disk)} in {files:,} files ({said}); memory is of one unit,")
+    lines.append(f"beside {human(PROCESS_BYTES)} of the process")
+    return "\n".join(lines)

@@ -1,0 +1,79 @@
+"""What a run will need is said before it, and what cannot go well is refused."""
+
+import collections
+import shutil
+from pathlib import Path
+
+import pytest
+from screens import config_of, plates_config, write_plate_screen
+
+from bgscale.cli.root import EXIT_BAD_INPUT, EXIT_DISK
+from bgscale.errors import DiskFullError, InputError
+from bgscale.run import Run
+from bgscale.run.plan import check_memory, left_to_write
+
+
+def written(store: Path, run: Run) -> dict[str, tuple[int, int]]:
+    """Return bytes and files of each stage, as its done-records have them."""
+    found = {}
+    for stage in run.stages:
+        files: dict[str, int] = {}
+        for unit in stage.units(run._job):
+            record = run.ledger.record(unit)
+            assert record is not None
+            files |= {name: entry["bytes"] for name, entry in record["files"].items()}
+        found[stage.name] = sum(files.values()), len(files)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["crops", "plates"])
+def test_what_a_run_writes_is_known_before_it(
+    kind: str, small_screen: Path, tmp_path: Path
+) -> None:
+    if kind == "crops":
+        run = Run.from_config(config_of(small_screen, tmp_path))
+    else:
+        screen = write_plate_screen(tmp_path / "screen")
+        run = Run.from_config(plates_config(screen, tmp_path, cells={"write_labels": True}))
+    before = {item.stage: item.need for item in run.plan()}
+    assert left_to_write(run.plan()) > 0
+    run.execute()
+    real = written(tmp_path / "results.zarr", run)
+    for stage, (size, files) in real.items():
+        # arrays of a few hundred bytes are mostly their own overhead
+        if size > 100_000:
+            assert size < 1.2 * before[stage].disk_bytes, stage
+            assert before[stage].disk_bytes < 6 * size, stage
+        assert files <= 1.5 * before[stage].files + 2, stage
+    total = sum(size for size, _ in real.values())
+    assert total < sum(need.disk_bytes for need in before.values()) < 3 * total
+    assert left_to_write(run.plan()) == 0
+    assert all(item.left == 0 for item in run.plan())
+
+
+def test_a_disk_without_room_is_found_before_the_start(
+    small_screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**6))
+    run = Run.from_config(config_of(small_screen, tmp_path))
+    with pytest.raises(DiskFullError, match="1 MB are free") as caught:
+        run.execute()
+    assert caught.value.exit_code == EXIT_DISK
+    assert not (tmp_path / "results.zarr").exists()
+
+
+def test_a_unit_that_no_worker_can_hold_is_refused(small_screen: Path, tmp_path: Path) -> None:
+    plan = Run.from_config(config_of(small_screen, tmp_path)).plan()
+    check_memory(plan, None)
+    check_memory(plan, 8e9)
+    with pytest.raises(InputError, match=r"a unit of .* needs about .*; |shard_cells") as caught:
+        check_memory(plan, 4e8)
+    assert caught.value.exit_code == EXIT_BAD_INPUT
+
+
+def test_cells_that_are_not_found_yet_are_assumed_and_said(tmp_path: Path) -> None:
+    run = Run.from_config(plates_config(write_plate_screen(tmp_path / "screen"), tmp_path))
+    assert "assuming 250 a megapixel" in run.describe_plan()
+    run.execute(until="cut")
+    assert "assuming" not in run.describe_plan()
