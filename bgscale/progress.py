@@ -1,6 +1,8 @@
 """What a person sees while a run works: bars on a terminal, else log lines; JSON lines always."""
 
 import json
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +24,16 @@ from rich.progress import (
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Silent
 from bgscale.distribute.units import Unit
+from bgscale.places import is_remote, spelled
 
 LOG_INTERVAL_S = 10.0
+
+
+def log_file(store: str | Path) -> Path:
+    """Return the file with the JSON lines of the runs of a store."""
+    location = Ledger(spelled(store)).location
+    folder = Path(location.rpartition("/")[2]) if is_remote(location) else Path(location)
+    return folder / "log.jsonl"
 
 
 class Narrator(Silent):
@@ -49,11 +59,15 @@ class Narrator(Silent):
         self._purpose = ""
         self._started = self._said = 0.0
         self._failures: set[tuple[str, str]] = set()
+        self._began = False
 
     @classmethod
     def of_store(cls, store: str) -> Self:
-        """Return a narrator that keeps its lines in the progress folder of a store."""
-        return cls(Ledger(store).folder)
+        """Return a narrator that keeps its lines in the progress folder of a store.
+
+        Of a store in a bucket, whose files cannot grow, in a folder of that name here.
+        """
+        return cls(log_file(store).parent)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -149,6 +163,10 @@ class Narrator(Silent):
 
     def _write(self, event: str, /, **values: Any) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        if not self._began:
+            # not before there is anything to say: a finished store may be read-only
+            self._began = True
+            self._write("run_started", host=platform.node(), pid=os.getpid())
         line = json.dumps({**values, "time": round(time.time(), 3), "event": event})
         with self._log.open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")

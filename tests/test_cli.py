@@ -16,7 +16,8 @@ from bgscale.cli import main
 from bgscale.config import RunConfig, template
 
 COMMANDS = [
-    "demo", "init", "info", "import", "map", "plan", "run", "status", "train", "table", "quality",
+    "demo", "init", "info", "import", "map", "plan", "run", "status", "train", "verify", "table",
+    "quality",
 ]  # fmt: skip
 
 

@@ -74,6 +74,7 @@ def test_every_event_is_a_json_line(tmp_path):
     narrate(Narrator(tmp_path / "made", io.StringIO()))
     events = lines(tmp_path / "made")
     assert [e["event"] for e in events] == [
+        "run_started",
         "stage_started",
         "unit_done",
         "unit_done",
@@ -81,16 +82,16 @@ def test_every_event_is_a_json_line(tmp_path):
         "epoch",
         "epoch",
     ]
-    assert events[1]["unit"] == "embed/[a]/crops/000000010-000000020"
-    assert events[1]["cells"] == 10
-    assert events[3]["done"] == 3
+    assert events[2]["unit"] == "embed/[a]/crops/000000010-000000020"
+    assert events[2]["cells"] == 10
+    assert events[4]["done"] == 3
     assert all(a["time"] <= b["time"] for a, b in pairwise(events))
 
 
 def test_a_summary_cannot_hide_what_the_line_is(tmp_path):
     narrator = Narrator(tmp_path, io.StringIO())
     narrator.unit_done(UNITS[0], {"event": "x", "unit": "x", "time": "x"})
-    (event,) = lines(tmp_path)
+    _, event = lines(tmp_path)
     assert event["event"] == "unit_done"
     assert event["unit"] == UNITS[0].name
     assert isinstance(event["time"], float)
@@ -99,7 +100,7 @@ def test_a_summary_cannot_hide_what_the_line_is(tmp_path):
 def test_a_second_narrator_goes_on_in_the_same_file(tmp_path):
     for _ in range(2):
         Narrator(tmp_path, io.StringIO()).stage_finished("s")
-    assert len(lines(tmp_path)) == 2
+    assert [line["event"] for line in lines(tmp_path)] == ["run_started", "stage_finished"] * 2
 
 
 def test_the_lines_of_a_store_are_beside_it(tmp_path):
@@ -127,7 +128,7 @@ def test_on_a_terminal_there_are_bars_with_the_names_as_they_are(terminal, tmp_p
     assert "\x1b[" in shown
     assert "Embedding with [a] :bug:" in shown
     assert "3/3" in shown
-    assert len(lines(tmp_path)) == 6
+    assert len(lines(tmp_path)) == 7
 
 
 def test_a_training_that_goes_on_gets_a_bar_of_its_own(terminal):

@@ -147,9 +147,10 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(store: Path, as_json: bool) -> None:  # noqa: FBT001
     """Say how far the run of a store is, also while it runs."""
+    from bgscale.places import spelled
     from bgscale.run import status as of
 
-    values = of(store)
+    values = of(spelled(store))
     if as_json:
         click.echo(json.dumps(values, indent=2))
         return
@@ -157,6 +158,14 @@ def status(store: Path, as_json: bool) -> None:  # noqa: FBT001
         state = "done" if stage["done"] == stage["units"] else "to do"
         units = "?" if stage["units"] is None else stage["units"]
         click.echo(f"{name:<32} {stage['done']:>6} of {units:>6} units  {state}")
+    click.echo(f"run by {values['driver']}" if values["driver"] else "no run works on it now")
+    running = values["running"]
+    if running is not None:
+        left = running["seconds_left"]
+        until = "" if left is None else f", about {left // 60} min {left % 60} s left of this stage"
+        click.echo(f"at {running['stage']}: {running['units_a_minute']:g} units a minute{until}")
+    for failure in values["failures"]:
+        click.echo(f"unit {failure['unit']} failed: {failure['error']}")
 
 
 @main.command()

@@ -43,8 +43,9 @@ def check_space(path: str | Path, bytes_needed: int) -> None:
     folder = Path(path).absolute()
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < bytes_needed:
+    total, _, free = shutil.disk_usage(folder)
+    # a file system of no size, such as /proc, is refused when it is written to
+    if total and free < bytes_needed:
         msg = (
             f"{path} needs {human(bytes_needed)}, and {human(free)} are free on the disk of "
             f"{folder}: free some, or choose another 'store'"

@@ -1,13 +1,12 @@
-"""How a run ended, and how far it is: from the store and the ledger alone."""
+"""How a run ended: from the store alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bgscale.distribute.ledger import Ledger
+from bgscale.places import spelled
 from bgscale.results import Store
 from bgscale.schema import Missing, Reason
 
@@ -18,7 +17,7 @@ class Outcome:
 
     Parameters
     ----------
-    store : path
+    store : str
     cells : int
         Cells of the screen.
     unusable : dict of str to int
@@ -29,7 +28,7 @@ class Outcome:
         Fields of plates that could not be used, or are not there, by reason.
     """
 
-    store: Path
+    store: str
     cells: int
     unusable: dict[str, int]
     set_aside: dict[str, int]
@@ -56,7 +55,7 @@ def outcome(path: str | Path) -> Outcome:
             fields += np.bincount([*reason, *missing], minlength=len(cells))
     bad = [r for r in Reason if r.is_failure]
     return Outcome(
-        store.path,
+        spelled(path),
         int(cells.sum()),
         {r.text: int(cells[r]) for r in bad if cells[r]},
         {r.text: int(cells[r]) for r in Reason if r and r not in bad and cells[r]},
@@ -86,17 +85,3 @@ def versions() -> dict[str, str]:
 
     names = ("bgscale", "numpy", "torch", "zarr", "scikit-learn", "scikit-image", "dask", "xarray")
     return {name: version(name) for name in names}
-
-
-def status(path: str | Path) -> dict[str, Any]:
-    """Return, per stage of a store, how many units there are and are done, by the ledger alone."""
-    store, ledger = Store(path), Ledger(str(path))
-    attrs = store.attrs()
-    stages: dict[str, dict[str, Any]] = {
-        name: {**entry, "done": ledger.count(name, entry["token"])}
-        for name, entry in attrs["stages"].items()
-    }
-    # how many units these have is known when the stage before is complete
-    ahead = (name for name in attrs.get("planned", []) if name not in stages)
-    stages |= {name: {"token": None, "units": None, "purpose": "", "done": 0} for name in ahead}
-    return {"store": str(store.path), "stages": stages}

@@ -19,7 +19,7 @@ from bgscale.distribute.cluster import gpu_resources
 from bgscale.distribute.execute import draining_signals, run_units, thread_memory
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Listener, Silent
-from bgscale.distribute.lock import held
+from bgscale.distribute.lock import DEAD_AFTER_S, held
 from bgscale.distribute.parts import Part
 from bgscale.errors import InputError, StoreMismatchError
 from bgscale.pipeline import Stage
@@ -188,7 +188,7 @@ class Run:
         if any(stage.name in self._asked for stage in self._until(until)):
             outdated = self.outdated(until)
             msg = (
-                f"{self.store.path} was made by another config, or from another input; these "
+                f"{self.config.store} was made by another config, or from another input; these "
                 f"stages would be redone: {', '.join(outdated)}. Run again with --redo to replace "
                 "them, or choose another 'store'"
             )
@@ -196,7 +196,7 @@ class Run:
         gone = sorted(set(attrs.get("plates", [])) - set(self.screen.plates))
         if gone:
             msg = (
-                f"{self.store.path} holds plates that are no longer on the screen: "
+                f"{self.config.store} holds plates that are no longer on the screen: "
                 f"{', '.join(gone)}. Bring them back, or run again with --redo to remove them"
             )
             raise StoreMismatchError(msg)
@@ -329,7 +329,7 @@ class Run:
                 kept.enter_context(lock())
                 lock = nullcontext
             with lock():
-                self._begin(until)
+                self._begin(until, silent_s=DEAD_AFTER_S if part else 0)
             for stage in self._until(until):
                 if self._made().get(stage.name, {}).get("token") != stage.token:
                     with lock():
@@ -365,12 +365,15 @@ class Run:
         units = [unit for stage in stages for unit in stage.units(self._job)]
         return len(self.ledger.done(units)) == len(units)
 
-    def _begin(self, until: str | None) -> None:
-        """Bring the store to where this run begins: without what it will make anew."""
+    def _begin(self, until: str | None, silent_s: float) -> None:
+        """Bring the store to where this run begins: without what it will make anew.
+
+        What others write at the same time is spared for `silent_s`.
+        """
         if not self.store.exists():
             self.store.create({"stages": {}})
-        self.store.sweep()
-        self.ledger.sweep()
+        self.store.sweep(silent_s)
+        self.ledger.sweep(silent_s)
         self._forget(self.outdated(until))
         self._state(self._facts())
         self._forget_failed()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from bgscale import fields, ngff
 from bgscale.distribute.units import Unit
 from bgscale.errors import FieldError, InputError, SchemaError, nearest
+from bgscale.places import is_remote
 from bgscale.schema import Reason
 from bgscale.screen import PlateScreen
 from bgscale.stages.cells import MIN_SHARDS, Done
@@ -158,6 +159,9 @@ def _segmented(
 
 def labels_location(job: Job, plate: str) -> Path:
     """Return where a plate's label images are written: beside the store."""
+    if is_remote(job.config.store):
+        msg = "cells.write_labels: labels are written to a folder; the store lies in a bucket"
+        raise InputError(msg)
     store = Path(job.config.store)
     return store.with_name(store.name.removesuffix(".zarr") + ".labels") / f"{plate}.zarr"
 
