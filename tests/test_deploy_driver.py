@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +68,24 @@ def test_the_start_script_has_the_style_of_the_package(script: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def running(script: Path, code: str) -> "subprocess.Popen[str]":
-    """Start the part of the script that runs a command, with Python code as the command."""
+@contextmanager
+def running(script: Path, code: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run the part of the script that runs a command, with Python code as the command."""
     start = "import sys, driver; sys.exit(driver.run([sys.executable, '-c', sys.argv[1]]))"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", start, code],
         cwd=script.parent,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            # its command, too, which a script that forgets it leaves behind
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
