@@ -9,6 +9,7 @@ the others go on.
 import errno
 import signal
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from bgscale.distribute.units import Unit
 from bgscale.errors import BgscaleError, DiskFullError, InputError, InterruptedRunError, UnitError
 
 UNITS_IN_FLIGHT_PER_THREAD = 3
+WINDOW_LASTS_S = 10.0
 SET_ASIDE_AT_MOST = 3
 SET_ASIDE_SHARE = 0.05
 """Of the units of a stage, or `SET_ASIDE_AT_MOST`: where more fail, it is not a matter of units."""
@@ -148,7 +150,7 @@ def run_units(
     for unit, outcome in outcomes:
         if not isinstance(outcome, BaseException):
             listener.unit_done(unit, outcome)
-        elif isinstance(outcome, (InputError, DiskFullError)):
+        elif isinstance(outcome, (InputError, DiskFullError, InterruptedRunError)):
             fatal = fatal or outcome
             stop.request("error")
         else:
@@ -209,7 +211,7 @@ def _on_cluster(
     stop: Stop,
     resources: Mapping[str, float] | None,
 ) -> Iterator[tuple[Unit, Any]]:
-    window = max(_threads(client, resources), 1) * UNITS_IN_FLIGHT_PER_THREAD
+    window = _Window(client, resources)
     waiting, batch = iter(todo), uuid.uuid4().hex
     running: Any = as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
     owners: dict[Any, Unit] = {}
@@ -224,18 +226,36 @@ def _on_cluster(
             owners[future.key] = unit
             running.add(future)
 
-    for _ in range(min(window, len(todo))):
-        submit_next()
+    def fill() -> None:
+        for _ in range(window.size() - len(owners)):
+            submit_next()
+
+    fill()
     for future in running:
         unit = owners.pop(future.key)
         outcome = _outcome(future, unit)
         if outcome is not None:
             yield unit, outcome
         future.release()
-        submit_next()
+        fill()
         if stop and not told:
             told = True
             _tell(client, batch)
+
+
+class _Window:
+    """How many units may be in flight: workers come and go while a stage lasts."""
+
+    def __init__(self, client: Client, resources: Mapping[str, float] | None) -> None:
+        self._client, self._resources = client, resources
+        self._size = self._asked = 0.0
+
+    def size(self) -> int:
+        if not self._asked or time.monotonic() - self._asked > WINDOW_LASTS_S:
+            threads = max(_threads(self._client, self._resources), 1)
+            self._size = threads * UNITS_IN_FLIGHT_PER_THREAD
+            self._asked = time.monotonic()
+        return int(self._size)
 
 
 _TOLD: set[str] = set()

@@ -14,6 +14,7 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ObjectStore
 
 from bgscale.errors import InputError
+from bgscale.places.bucket import opened
 
 LARGEST_METADATA_BYTES = 256 * 2**20
 """Consolidated metadata of a plate can have some tens of MiB; what is larger is not read."""
@@ -134,11 +135,10 @@ class S3Files:
             msg = f"{location} names no bucket; expected s3://bucket/prefix"
             raise InputError(msg)
         try:
-            from obstore.store import S3Store
+            self._store: Any = opened(bucket, prefix)
         except ImportError:
             msg = f"{location}: reading s3:// needs obstore: pip install 'bgscale[s3]'"
             raise InputError(msg) from None
-        self._store: Any = S3Store(bucket, prefix=prefix or None)
 
     def read(self, key: str) -> bytes | None:
         """Return a metadata file."""

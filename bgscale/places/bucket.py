@@ -55,7 +55,7 @@ def _opened(bucket: str, prefix: str, variables: frozenset[tuple[str, str]]) -> 
 
     return S3Store(
         bucket,
-        prefix=prefix,
+        prefix=prefix or None,
         retry_config={
             "max_retries": MAX_RETRIES,
             "backoff": {
@@ -73,6 +73,16 @@ def _opened(bucket: str, prefix: str, variables: frozenset[tuple[str, str]]) -> 
             "timeout": timedelta(seconds=REQUEST_TIMEOUT_S),
         },
     )
+
+
+def opened(bucket: str, prefix: str) -> Any:
+    """Return obstore's store of a prefix, or of the whole bucket; it tries again for a while.
+
+    Endpoint and credentials come from the AWS_* variables.
+    """
+    # other credentials are another connection
+    variables = frozenset((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))
+    return _opened(bucket, prefix, variables)
 
 
 def explained(error: Exception, location: str) -> BgscaleError:
@@ -152,10 +162,8 @@ class Bucket:
             msg = f"{location}: s3:// needs obstore: pip install 'bgscale[s3]'"
             raise InputError(msg) from None
         self._obstore = obstore
-        # other credentials are another connection
-        variables = frozenset((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))
         with answers(location):
-            self.store = _opened(bucket, prefix, variables)
+            self.store = opened(bucket, prefix)
 
     def _asked(self, request: Callable[[], T]) -> T:
         """Return the answer to a request that may be made twice."""

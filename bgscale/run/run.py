@@ -349,6 +349,9 @@ class Run:
                 )
                 if part is None:
                     self.ledger.bind(stage.name)
+            if part is None:
+                # of workers that were killed
+                self.store.sweep()
         return outcome(self.config.store)
 
     def _is_complete(self, until: str | None) -> bool:
@@ -458,9 +461,11 @@ class Run:
             self.ledger.forget(stage.name)
             stage.prepare(self._job)
             units = len(stage.units(self._job))
+            # before they are entered as made: a done-record lasts only where its array does
+            self.store.flush(stage.nodes)
             made[stage.name] = {
                 "token": stage.token, "recipe": stage.recipe, "inputs": stage.inputs,
-                "units": units, "purpose": stage.purpose,
+                "units": units, "purpose": stage.purpose, "nodes": list(stage.nodes),
             }  # fmt: skip
             # in the order of the stages, whatever was redone: equal runs have equal stores
             ordered = {s.name: made.pop(s.name) for s in self._stages if s.name in made} | made
