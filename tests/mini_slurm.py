@@ -50,7 +50,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 JobRequeue=1
-KillWait=5
+KillWait=30
 InactiveLimit=0
 MinJobAge=300
 SlurmctldTimeout=30
@@ -106,8 +106,16 @@ class MiniSlurm:
             time.sleep(0.1)
 
     def start_node(self, node: str) -> None:
-        """Start a node, or bring it back."""
+        """Start a node."""
         subprocess.run(["slurmd", "-N", node], env=self.env, check=True)
+
+    def revive_node(self, node: str) -> None:
+        """Bring a node back that had died."""
+        self.start_node(node)
+        # refused where the controller has noticed by itself
+        self.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        state = ("sinfo", "--noheader", f"--nodes={node}", "--format=%t")
+        self.wait(lambda: self.run(*state) in ("idle", "mix", "alloc"))
 
     def kill_node(self, node: str) -> None:
         """Let a node die: its daemon, and all that its jobs had started there."""

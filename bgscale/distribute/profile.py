@@ -122,8 +122,8 @@ class SlurmGroup(Section):
         if seconds_of(self.walltime) < SHORTEST_WALLTIME_S:
             msg = f"walltime = {self.walltime}: expected ten minutes or more"
             raise ValueError(msg)
-        if 2 * self.drain_s > seconds_of(self.walltime):
-            msg = f"drain = {self.drain}: expected at most half of the walltime {self.walltime}"
+        if 3 * self.drain_s > seconds_of(self.walltime):
+            msg = f"drain = {self.drain}: expected at most a third of the walltime {self.walltime}"
             raise ValueError(msg)
         return self
 

@@ -19,6 +19,7 @@ from typing import Any
 import dask
 from dask_jobqueue.slurm import SLURMJob
 from distributed import Scheduler, Security, SpecCluster
+from distributed.core import Status
 from distributed.utils import get_ip
 
 from bgscale.distribute.profile import GPU, SlurmGroup, SlurmProfile, seconds_of
@@ -48,6 +49,8 @@ class WorkerJob(SLURMJob):
                 return await super()._submit_job(script_filename)  # type: ignore[no-untyped-call]
             except RuntimeError as error:
                 if pause is None or not _BUSY.search(str(error)):
+                    # a cluster that closes minds jobs which neither run nor failed
+                    self.status = Status.failed
                     raise
                 await asyncio.sleep(pause)
         raise AssertionError
