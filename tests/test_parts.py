@@ -1,11 +1,16 @@
 """Several processes share a run by the ledger alone; the bytes are those of one."""
 
+import json
 import subprocess
 import sys
 import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+import work_units
 from screens import config_of
 from test_distribute import EVERY, Bench
 from test_run import assert_same_store
@@ -13,41 +18,58 @@ from test_run import assert_same_store
 from bgscale.config import template
 from bgscale.distribute.execute import run_units
 from bgscale.distribute.listener import Silent
-from bgscale.distribute.parts import Part
+from bgscale.distribute.parts import Part, present
 from bgscale.errors import InputError, UnitError
 
 
 class Several(Bench):
     """The bench, run by parts."""
 
-    def part(self, part, **job):
-        import json
-
-        import work_units
-
+    def part(self, part: Part, **job: Any) -> None:
         text = json.dumps({"store": str(self.store), **job})
-        run_units(
-            work_units.write, self.units, text, ledger=self.ledger, listener=Silent(), part=part
-        )
+        with present(str(self.store), part):
+            run_units(
+                work_units.write, self.units, text, ledger=self.ledger, listener=Silent(),
+                part=part,
+            )  # fmt: skip
 
 
 def test_parts_divide_the_units(tmp_path: Path) -> None:
     bench = Several(tmp_path, None)
-    parts = [Part(i, 3, look_every_s=0.01, patience_s=30.0) for i in range(3)]
-    threads = [threading.Thread(target=bench.part, args=[part]) for part in parts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    parts = [Part(i, 3, look_every_s=0.01) for i in range(3)]
+    with ExitStack() as all_there:
+        for part in parts:
+            all_there.enter_context(present(str(bench.store), part))
+        threads = [threading.Thread(target=bench.part, args=[part]) for part in parts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert bench.done == EVERY
     assert bench.attempts == EVERY
 
 
-def test_what_a_dead_part_leaves_the_others_do(tmp_path: Path) -> None:
+def test_what_parts_that_are_not_there_would_do_the_others_do(tmp_path: Path) -> None:
     bench = Several(tmp_path, None)
-    bench.part(Part(1, 3, look_every_s=0.01, patience_s=0.05))
+    bench.part(Part(1, 3, look_every_s=0.01))
     assert bench.done == EVERY
     assert bench.attempts == EVERY
+    # who has ended is no longer there
+    assert bench.ledger.place.names("parts") == set()
+
+
+def test_a_part_that_has_died_is_waited_for_only_as_long_as_its_file_is_fresh(
+    tmp_path: Path,
+) -> None:
+    bench = Several(tmp_path, None)
+    bench.ledger.place.replace("parts/0-2", b"")
+    share = Part(1, 2, look_every_s=0.01, gone_after_s=1.5)
+    assert share.there(bench.ledger.place) == [0, 1]
+    started = time.monotonic()
+    bench.part(share)
+    assert bench.done == EVERY
+    first = min((bench.store.parent / "marks").glob("0.*"), key=lambda p: p.stat().st_mtime_ns)
+    assert int(first.name.split(".")[2]) / 1e9 - started > 1.0
 
 
 def test_a_part_does_not_try_again_what_failed(tmp_path: Path) -> None:

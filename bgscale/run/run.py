@@ -20,7 +20,7 @@ from bgscale.distribute.execute import draining_signals, run_units, thread_memor
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Listener, Silent
 from bgscale.distribute.lock import DEAD_AFTER_S, held
-from bgscale.distribute.parts import Part
+from bgscale.distribute.parts import Part, present
 from bgscale.errors import InputError, StoreMismatchError
 from bgscale.pipeline import Stage
 from bgscale.places.space import check_space
@@ -328,6 +328,7 @@ class Run:
             if part is None:
                 kept.enter_context(lock())
                 lock = nullcontext
+            kept.enter_context(present(self.config.store, part))
             with lock():
                 self._begin(until, silent_s=DEAD_AFTER_S if part else 0)
             for stage in self._until(until):
