@@ -241,3 +241,29 @@ def test_batch_scripts_are_sound():
         [shellcheck, "--severity=warning", *scripts], capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stdout
+
+
+def test_tasks_of_an_array_share_a_run_without_a_scheduler(slurm, folder, finished):
+    env = environment(folder / "env")
+    # the third task starts when another one leaves: meanwhile the two do its share
+    number = slurm.run(
+        "sbatch", "--parsable", f"--chdir={folder}", "--mem-per-cpu=1G", "--time=20",
+        "--array=0-2%2", str(FOLDER / "array.sbatch"), BGSCALE_ENV=str(env),
+    )  # fmt: skip
+    records = folder / "results.zarr.progress" / "units"
+    slurm.wait(lambda: len(list(records.rglob("*.json"))) >= 6, 120)
+    slurm.run("scancel", "--batch", "--signal=USR1", f"{number}_1")
+
+    def log(task: int) -> str:
+        path = folder / f"bgscale-{number}_{task}.log"
+        return path.read_text() if path.is_file() else ""
+
+    slurm.wait(lambda: "the task goes back into the queue" in log(1), 120)
+    assert "run again to go on" in log(1)
+    slurm.wait(lambda: slurm.job(f"{number}_1")["JobState"] == "PENDING", 60)
+    slurm.run("scontrol", "update", f"jobid={number}_1", "StartTime=now")
+    slurm.wait(lambda: not slurm.run("squeue", "--noheader", f"--jobs={number}"), 180)
+    for task in range(3):
+        assert slurm.job(f"{number}_{task}")["JobState"] == "COMPLETED", log(task)
+        assert "Traceback" not in log(task)
+    assert_same_store(finished, folder / "results.zarr")
