@@ -2,7 +2,6 @@
 
 import base64
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -442,10 +441,9 @@ def scheduler(folder, *, workers=1, **environment):
             cluster_wait(path, processes[0])
             yield path
     finally:
-        for process in reversed(processes):
-            process.send_signal(signal.SIGTERM)
         for process in processes:
-            process.wait(30)
+            process.kill()
+            process.wait()
 
 
 def cluster_wait(path, process):
