@@ -88,9 +88,9 @@ class Stage:
     ----------
     name : str
         "embed/tiny/crops": kind, model, plate, as far as they apply.
-    token, recipe, inputs : str
+    token, recipe, inputs, core : str
         Hashes: of all that can change what it writes; of the config's part of that; of what it
-        takes from outside the run.
+        takes from outside the run; of all but what merely adds to it, such as further settings.
     nodes : tuple of str
         What the stage owns in the store; removed when it is redone.
     length, write_size : callable
@@ -105,6 +105,7 @@ class Stage:
     token: str
     recipe: str
     inputs: str
+    core: str
     nodes: tuple[str, ...]
     length: Callable[[Job], int]
     write_size: Callable[[Job], int]
@@ -120,6 +121,11 @@ class Stage:
     def embeds(self) -> bool:
         """Whether its units run a network, and so belong on a GPU where there is one."""
         return self.name.partition("/")[0] in ("embed", "grid")
+
+    @property
+    def keeps_settings(self) -> bool:
+        """Whether what was made under some settings serves when others are added."""
+        return self.embeds
 
     def units(self, job: Job) -> list[Unit]:
         """Return the write units."""
@@ -167,7 +173,7 @@ def stages(job: Job, growth: Growth | None = None) -> list[Stage]:
     growth = growth or Growth()
     config = job.config
     screen, opened = config.screen, job.screen
-    hashes: dict[str, tuple[str, str, str]] = {}
+    hashes: dict[str, tuple[str, str, str, str]] = {}
 
     def named(
         kind: str,
@@ -189,7 +195,8 @@ def stages(job: Job, growth: Growth | None = None) -> list[Stage]:
         recipe = _hash(kind, VERSIONS[kind], payload, sorted({b[1] for b in before}))
         given = _hash(inputs)
         tokens = [b[0] for b in before] if bound else []
-        hashes[name] = _hash(recipe, given, follows, tokens), recipe, given
+        core = _hash(recipe, given, tokens)
+        hashes[name] = _hash(core, follows), recipe, given, core
         return name
 
     found: list[Stage] = []
@@ -247,7 +254,7 @@ def stages(job: Job, growth: Growth | None = None) -> list[Stage]:
         "sample",
         "",
         [bank],
-        settings=[s.to_config() for s in job.settings],
+        follows=[s.to_config() for s in job.settings],
         candidates=config.donors.candidates,
     )
     add(sample, ("sample",), "a sample for the eye", embedding.create_sample)
@@ -269,15 +276,16 @@ def _add_model(
     config = job.config
     model = embedding.model_of(job.text, name)
     job.role_indices(model.spec.channels, who=f"model {name!r}")
+    settings = [setting.to_config() for setting in job.settings]
     payload = {
         "spec": model.spec.to_config(),
-        "settings": [setting.to_config() for setting in job.settings],
         "pixel_size_um": job.pixel_size_um,
         "candidates": config.donors.candidates,
         "processor": embedding.processor(),
     }
     embed = [
-        named("embed", f"{name}/{plate}", [bank, own], **payload) for plate, own in ranges.items()
+        named("embed", f"{name}/{plate}", [bank, own], follows=settings, **payload)
+        for plate, own in ranges.items()
     ]
     for stage, plate in zip(embed, ranges, strict=True):
         add(
@@ -288,7 +296,8 @@ def _add_model(
             partial(_cells, plate=plate),
             partial(_shard, plate=plate),
         )
-    grid = named("grid", name, [bank], folds=config.classification.folds, **payload)
+    folds = config.classification.folds
+    grid = named("grid", name, [bank], follows=settings, folds=folds, **payload)
     add(
         grid,
         (f"grid/{name}",),

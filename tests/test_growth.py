@@ -1,6 +1,7 @@
 """A store grows: other crops, later plates, mended fields; what is there stays as it is."""
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,15 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from screens import config_of, plates_config, write_plate_screen, write_screen
-from test_run import Counter
+from test_run import Counter, assert_same_store
 
 from bgscale import open_results
 from bgscale.cli import main
 from bgscale.config import RunConfig, template
-from bgscale.errors import StoreMismatchError
+from bgscale.errors import InterruptedRunError, StoreMismatchError
 from bgscale.run import Run
 from bgscale.schema import Reason
+from bgscale.stages import embedding
 
 FIELDS = 22
 
@@ -200,3 +202,56 @@ def test_a_mended_crop_is_retried(tmp_path: Path) -> None:
     assert not Run.from_config(config).execute(until="bank").is_complete
     crop.write_bytes(whole)
     assert Run.from_config(config).execute(until="bank", retry_failed=True).is_complete
+
+
+def test_a_further_setting_costs_itself_alone(
+    small_screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ["original", "different", "masked"]
+    all_five = ["original", "same", "different", "cell_free", "masked"]
+    config = config_of(small_screen, tmp_path, settings=few)
+    Run.from_config(config).execute()
+    embedded: list[str] = []
+    plain = embedding.features
+
+    def counted(job: Any, model: Any, block: Any, swapped: Any, setting: Any) -> Any:
+        embedded.append(setting.name)
+        return plain(job, model, block, swapped, setting)
+
+    monkeypatch.setattr(embedding, "features", counted)
+    grown = config_of(small_screen, tmp_path, settings=all_five)
+
+    class Stops(Counter):
+        """Asks the run to end in the middle of the stage that is made anew."""
+
+        def unit_done(self, unit: Any, summary: Any) -> None:
+            super().unit_done(unit, summary)
+            if self.done.get("embed") == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(InterruptedRunError):
+        Run.from_config(grown).execute(listener=Stops())
+    Run.from_config(grown).execute()
+    assert set(embedded) == {"same", "cell_free"}
+    assert not (tmp_path / "results.zarr" / "before").exists()
+    (tmp_path / "fresh").mkdir()
+    Run.from_config(config_of(small_screen, tmp_path / "fresh", settings=all_five)).execute()
+    assert_same_store(tmp_path / "fresh" / "results.zarr", tmp_path / "results.zarr")
+    with pytest.raises(StoreMismatchError, match="same, cell_free"):
+        Run.from_config(config).execute()
+    embedded.clear()
+    Run.from_config(config).execute(redo=True)
+    assert embedded == []
+
+
+def test_a_further_model_leaves_the_others(small_screen: Path, tmp_path: Path) -> None:
+    Run.from_config(config_of(small_screen, tmp_path)).execute()
+    models = {"tiny": {"seed": 1}, "other": {"seed": 2}}
+    counter = Counter()
+    run = Run.from_config(config_of(small_screen, tmp_path, models=models))
+    before = files_of(tmp_path / "results.zarr", "donors")
+    run.execute(listener=counter)
+    shards = len(next(s for s in run.stages if s.name == "embed/other/crops").units(run._job))
+    assert counter.done["embed"] == shards
+    assert counter.done["shifts"] == 1
+    assert files_of(tmp_path / "results.zarr", "donors") == before

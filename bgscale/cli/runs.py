@@ -128,7 +128,9 @@ def run(
     plates = run.check(redo=redo, retry_failed=retry_failed, redraw=redraw)
     if retry_failed:
         tell(f"made anew: {', '.join(plates)}" if plates else "nothing that failed can be used now")
-    with connect(cluster, tell=tell) as client, Narrator.of_store(run.config.store) as narrator:
+    # nobody waits for workers that would have nothing to do
+    where = "serial" if run.is_complete() else cluster
+    with connect(where, tell=tell) as client, Narrator.of_store(run.config.store) as narrator:
         outcome = run.execute(
             client,
             redo=redo,
@@ -193,7 +195,7 @@ def train(
     from bgscale.run import outcome, train_model
 
     config = _load(run_toml, limit, proteins)
-    with connect(cluster) as client, Narrator.of_store(config.store) as narrator:
+    with connect(cluster, tell=tell) as client, Narrator.of_store(config.store) as narrator:
         result = train_model(config, client, listener=narrator, restart=restart, redo=redo)
     say_left_out(outcome(config.store))
     tell(f"{result}; `bgscale run {run_toml}` uses it")

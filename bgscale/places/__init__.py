@@ -45,6 +45,9 @@ class Place(Protocol):
     def remove(self, key: str) -> None:
         """Remove all files below a folder, and the folder."""
 
+    def move(self, key: str, to: str) -> None:
+        """Give all files below a folder, and the folder, another name, which is free."""
+
     def names(self, key: str) -> set[str]:
         """Return the names of the files right below a folder."""
 

@@ -243,6 +243,17 @@ class Bucket:
         """Remove all files below a folder."""
         self.delete(list(self.below(key)))
 
+    def move(self, key: str, to: str) -> None:
+        """Copy all files below a folder to another one, then remove them."""
+        names = list(self.below(key))
+
+        def copy(name: str) -> None:
+            target = to + name.removeprefix(key)
+            self._asked(lambda: self._obstore.copy(self.store, name, target))
+
+        each(copy, names, self.readers)
+        self.delete(names)
+
     def names(self, key: str) -> set[str]:
         """Return the names of the files right below a folder."""
         found = self._asked(lambda: self._obstore.list_with_delimiter(self.store, key))

@@ -164,6 +164,12 @@ class Folder:
         """Remove all files below a folder, and the folder."""
         shutil.rmtree(self.path(key), ignore_errors=True)
 
+    def move(self, key: str, to: str) -> None:
+        """Give a folder another name, which is free."""
+        target = self.path(to)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.path(key).rename(target)
+
     def names(self, key: str) -> set[str]:
         """Return the names of the files right below a folder."""
         try:

@@ -195,6 +195,11 @@ class Store:
         """Remove a node and all below it."""
         self.place.remove(node)
 
+    def move(self, node: str, to: str) -> None:
+        """Give a node another name; what had it is removed."""
+        self.remove(to)
+        self.place.move(node, to)
+
     def sweep(self, silent_s: float = 0.0) -> int:
         """Remove what writers that were killed left half written; return how many files.
 

@@ -5,7 +5,6 @@ refused, with the list of what would be redone, unless asked to redo it. What fo
 that came later is not asked about.
 """
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
@@ -29,6 +28,7 @@ from bgscale.run import growth as growing
 from bgscale.run.estimate import needs, sizes_of
 from bgscale.run.outcome import Outcome, outcome, versions
 from bgscale.run.plan import StagePlan, check_memory, describe, left_to_write
+from bgscale.run.upkeep import drop_aside, forget, plain, prepare, state
 from bgscale.screen import AnyScreen
 from bgscale.stages.embedding import model_attrs, model_of
 from bgscale.stages.job import Job, remember
@@ -37,15 +37,6 @@ if TYPE_CHECKING:
     from bgscale.distribute.execute import Client
     from bgscale.distribute.units import Unit
 
-_NODE_OF = {
-    "embed": "plates/{2}/embeddings/{1}",
-    "grid": "grid/{1}",
-    "evaluate": "evaluation/{1}",
-    "classifiers": "classifiers/{1}",
-    "proportions": "proportions/{1}",
-    "shifts": "shifts/{1}",
-}
-"""Where stages of a model keep what they make."""
 PART_PATIENCE_S = 600.0
 """A part waits so long for another one that prepares a stage: it may have died meanwhile."""
 
@@ -193,6 +184,13 @@ class Run:
                 "them, or choose another 'store'"
             )
             raise StoreMismatchError(msg)
+        fewer = [s for s in attrs["config"]["settings"] if s not in self.config.settings]
+        if fewer and any(name.startswith(("embed/", "grid/")) for name in attrs["stages"]):
+            msg = (
+                f"{self.config.store} holds settings that the config no longer has: "
+                f"{', '.join(fewer)}. Keep them, or run again with --redo to remove what they made"
+            )
+            raise StoreMismatchError(msg)
         gone = sorted(set(attrs.get("plates", [])) - set(self.screen.plates))
         if gone:
             msg = (
@@ -310,7 +308,7 @@ class Run:
             raise InputError(msg)
         listener = listener or Silent()
         self.check(redo=redo, retry_failed=retry_failed, redraw=redraw, until=until)
-        if self._is_complete(until):
+        if self.is_complete(until):
             return outcome(self.config.store)
         plan = [item for item in self.plan() if item.stage in {s.name for s in self._until(until)}]
         check_space(self.config.store, left_to_write(plan))
@@ -334,7 +332,7 @@ class Run:
             for stage in self._until(until):
                 if self._made().get(stage.name, {}).get("token") != stage.token:
                     with lock():
-                        self._prepare(stage)
+                        prepare(self.store, self._job, stage, self._stages)
                 run_units(
                     pipeline.work,
                     stage.units(self._job),
@@ -348,6 +346,7 @@ class Run:
                     resources=gpu if stage.embeds else None,
                     part=part,
                 )
+                drop_aside(self.store, stage)
                 if part is None:
                     self.ledger.bind(stage.name)
             if part is None:
@@ -355,13 +354,13 @@ class Run:
                 self.store.sweep()
         return outcome(self.config.store)
 
-    def _is_complete(self, until: str | None) -> bool:
+    def is_complete(self, until: str | None = None) -> bool:
         """Whether nothing is left to do or to write: then also a read-only store will do."""
         if not self.store.exists() or self.outdated(until):
             return False
         attrs = self.store.attrs()
         made, stages = attrs["stages"], self._until(until)
-        facts = _plain({k: v for k, v in self._facts().items() if k != "versions"})
+        facts = plain({k: v for k, v in self._facts().items() if k != "versions"})
         if any(attrs.get(k) != v for k, v in facts.items()):
             return False
         if not all(stage.name in made for stage in stages):
@@ -378,8 +377,8 @@ class Run:
             self.store.create({"stages": {}})
         self.store.sweep(silent_s)
         self.ledger.sweep(silent_s)
-        self._forget(self.outdated(until))
-        self._state(self._facts())
+        forget(self.store, self._stages, self.outdated(until), self.screen.plates)
+        state(self.store, self._facts())
         self._forget_failed()
         remember(self._job)
 
@@ -438,64 +437,9 @@ class Run:
             "planned": [stage.name for stage in self._stages],
         }
 
-    def _state(self, facts: dict[str, Any]) -> None:
-        """Write what the store does not say already: a finished one may be read-only."""
-        attrs = self.store.attrs()
-        facts = _plain(facts)
-        if any(attrs.get(name) != value for name, value in facts.items()):
-            self.store.update_attrs(facts)
-
     def _until(self, kind: str | None) -> list[Stage]:
         """Return the stages up to the last one of a kind."""
         if kind is None:
             return self._stages
         places = [i for i, s in enumerate(self._stages) if s.name.partition("/")[0] == kind]
         return self._stages[: places[-1] + 1]
-
-    def _prepare(self, stage: Stage) -> None:
-        """Create the stage's arrays, once; it is entered as made when all are there."""
-        made = self._made()
-        # another part may have done it since we looked
-        if made.get(stage.name, {}).get("token") != stage.token:
-            for node in stage.nodes:
-                self.store.remove(node)
-            self.ledger.forget(stage.name)
-            stage.prepare(self._job)
-            units = len(stage.units(self._job))
-            # before they are entered as made: a done-record lasts only where its array does
-            self.store.flush(stage.nodes)
-            made[stage.name] = {
-                "token": stage.token, "recipe": stage.recipe, "inputs": stage.inputs,
-                "units": units, "purpose": stage.purpose, "nodes": list(stage.nodes),
-            }  # fmt: skip
-            # in the order of the stages, whatever was redone: equal runs have equal stores
-            ordered = {s.name: made.pop(s.name) for s in self._stages if s.name in made} | made
-            self.store.update_attrs({"stages": ordered})
-
-    def _forget(self, outdated: Sequence[str]) -> None:
-        made = self._made()
-        if "bank" in outdated:
-            # results of models that this config no longer has would stand on other donors
-            known = {stage.name for stage in self._stages}
-            for name in [n for n in made if n not in known]:
-                parts = name.split("/")
-                self.ledger.forget(name)
-                if parts[0] in _NODE_OF:
-                    self.store.remove(_NODE_OF[parts[0]].format(*parts))
-                del made[name]
-        for plate in set(self.store.attrs().get("plates", [])) - set(self.screen.plates):
-            self.store.remove(f"plates/{plate}")
-            for name in [n for n in made if growing.plate_of(n) == plate]:
-                self.ledger.forget(name)
-                del made[name]
-        for stage in self._stages:
-            if stage.name in outdated:
-                self.ledger.forget(stage.name)
-                for node in stage.nodes:
-                    self.store.remove(node)
-        self._state({"stages": {n: entry for n, entry in made.items() if n not in outdated}})
-
-
-def _plain(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return facts as they are read back from a store."""
-    return json.loads(json.dumps(facts))  # type: ignore[no-any-return]

@@ -28,6 +28,7 @@ from bgscale.stages.cells import Done, cell_ranges, shard_cells
 from bgscale.stages.job import Bank, Job, open_job
 
 COMPOSED_AT_ONCE = 512
+BEFORE = "before"
 FEATURE_CHUNK = 1024
 SAMPLED_CELLS = 2
 """Cells of each class whose composed crops are kept for the eye."""
@@ -282,6 +283,17 @@ def check_planned(job: Job, node: str, model: EmbeddingModel) -> None:
         raise InputError(msg)
 
 
+def kept_before(job: Job, stage: str) -> tuple[str, dict[str, int]]:
+    """Return where an earlier run's values of a stage lie, and the place of each setting there.
+
+    They lie there while the stage is made anew with further settings.
+    """
+    node = f"{BEFORE}/{stage}"
+    if not job.store.has(node):
+        return node, {}
+    return node, {name: i for i, name in enumerate(job.store.attrs(node)["coords"]["setting"])}
+
+
 def lose_features(job: Job, unit: Unit) -> Done:
     """Mark the cells of a unit that cannot be done."""
     return embed(job, unit, lost=True)
@@ -306,7 +318,17 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
     if lost:
         usable = table.usable[unit.start : unit.stop]
         records["missing"][:] = np.where(usable, Missing.LOST, Missing.UNUSABLE)[:, None]
-    for part in [] if lost else swaps.blocks(n, COMPOSED_AT_ONCE):
+    before, kept = kept_before(job, unit.stage)
+    if lost:
+        kept = {}
+    whole = slice(unit.start, unit.stop)
+    arrays = {f"{layer}/embedding": values for layer, values in layers.items()} | records
+    for s, setting in enumerate(settings):
+        if setting.name in kept:
+            for array, values in arrays.items():
+                values[:, s] = store.read(f"{before}/{array}", whole, kept[setting.name])
+    new = [(s, setting) for s, setting in enumerate(settings) if setting.name not in kept]
+    for part in [] if lost or not new else swaps.blocks(n, COMPOSED_AT_ONCE):
         rows = np.arange(unit.start + part.start, unit.start + part.stop)
         block = Block(
             table.cells.take(rows),
@@ -315,7 +337,7 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
             cell_ranges(job, plate, table.cells.protein[rows], table.cells.field[rows]),
             table.usable[rows],
         )
-        for s, setting in enumerate(settings):
+        for s, setting in new:
             bank = bank_of(job, setting)
             drawn = draw(job, block, setting, bank)
             swapped = swap(block, setting, bank, drawn, channels=channels)
@@ -397,7 +419,12 @@ def grid(job: Job, unit: Unit) -> Done:
     donor = np.zeros((classes, draws), np.uint64)
     missing = np.zeros((classes, draws), np.uint8)
     bank = bank_of(job, setting)
-    for k in range(classes):
+    before, kept = kept_before(job, unit.stage)
+    if setting.name in kept:
+        at = kept[setting.name], b
+        values = store.read(f"{before}/{layer}/embedding", *at)
+        donor, missing = (store.read(f"{before}/{name}", *at) for name in ("donor", "missing"))
+    for k in [] if setting.name in kept else range(classes):
         dealt = deal(job, setting, k, b - 1 if b else k)
         for part in swaps.blocks(draws, COMPOSED_AT_ONCE):
             block = centre_block(job, centres, k, part)
