@@ -13,6 +13,7 @@ from distributed import Client, Security, SpecCluster, WorkerPlugin
 from distributed.comm.addressing import get_address_host_port
 from distributed.utils import silence_logging_cmgr
 
+from bgscale.distribute.lost import scheduler_needed
 from bgscale.distribute.profile import (
     GPU,
     LocalProfile,
@@ -79,7 +80,8 @@ def connect(
         else:
             client = stack.enter_context(_local(profile))
         if profile.gpus:
-            client.set_metadata(_EXPECTED_GPUS, profile.gpus)  # type: ignore[no-untyped-call]
+            with scheduler_needed(client):
+                client.set_metadata(_EXPECTED_GPUS, profile.gpus)  # type: ignore[no-untyped-call]
         yield client
 
 
@@ -100,9 +102,10 @@ def gpu_resources(client: Client | None) -> dict[str, float] | None:
     """
     if client is None:
         return None
-    if client.get_metadata(_EXPECTED_GPUS, 0):  # type: ignore[no-untyped-call]
-        return {GPU: 1}
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    with scheduler_needed(client):
+        if client.get_metadata(_EXPECTED_GPUS, 0):  # type: ignore[no-untyped-call]
+            return {GPU: 1}
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
     return {GPU: 1} if any(worker["resources"].get(GPU) for worker in workers) else None
 
 
@@ -229,7 +232,7 @@ def _first_worker(
     """Return when there is a worker; `ended` says why there will be none, or nothing."""
     started = time.monotonic()
     said = False
-    while not client.nthreads():  # type: ignore[no-untyped-call]
+    while not _has_workers(client):
         waited = time.monotonic() - started
         if reason := ended():
             raise InputError(reason)
@@ -240,6 +243,11 @@ def _first_worker(
             tell(f"waiting for the first worker, for {profile.wait} at most")
             said = True
         time.sleep(min(LOOK_EVERY_S, 0.1 + waited))
+
+
+def _has_workers(client: Client) -> bool:
+    with scheduler_needed(client):
+        return bool(client.nthreads())  # type: ignore[no-untyped-call]
 
 
 def _client(target: str | SpecCluster, security: Security | None = None) -> Client:
