@@ -6,7 +6,7 @@ Strings are never stored in arrays: they are codes, and the names stand in the a
 import re
 from enum import IntEnum
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 
 CHANNEL_ROLES = ("protein", "cytosol", "nucleus")
 MEDIUM, CENTRE_CELL, OTHER_CELL = 0, 1, 2

@@ -92,7 +92,7 @@ def test_a_full_disk_is_not_called_bad_input(tmp_path, monkeypatch):
 def test_a_store_of_another_version_or_none_is_refused(store, tmp_path):
     assert store.attrs()["config"] == {"seed": 1}
     store.update_attrs({"bgscale_store": 99})
-    with pytest.raises(StoreMismatchError, match="has store version 99, this bgscale reads 1"):
+    with pytest.raises(StoreMismatchError, match="has store version 99, this bgscale reads 2"):
         store.attrs()
     with pytest.raises(StoreMismatchError, match="store version 99"):
         open_results(store.path)
