@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, TypeAlias
 
 from distributed import Client as Client
@@ -23,6 +24,7 @@ from distributed import KilledWorker, as_completed
 
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Listener
+from bgscale.distribute.lost import scheduler_needed
 from bgscale.distribute.parts import Part, share
 from bgscale.distribute.units import Unit
 from bgscale.errors import BgscaleError, DiskFullError, InputError, InterruptedRunError, UnitError
@@ -213,30 +215,32 @@ def _on_cluster(
 ) -> Iterator[tuple[Unit, Any]]:
     window = _Window(client, resources)
     waiting, batch = iter(todo), uuid.uuid4().hex
+    do = partial(_do_unless_told, batch, work, job, ledger)
+    asked = dict(resources) if resources else None
     running: Any = as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
     owners: dict[Any, Unit] = {}
     told = False
 
-    def submit_next() -> None:
-        unit = None if stop else next(waiting, None)
-        if unit is not None:
-            future = client.submit(
-                _do_unless_told, batch, work, unit, job, ledger, pure=False, resources=resources
-            )
-            owners[future.key] = unit
-            running.add(future)
-
     def fill() -> None:
-        for _ in range(window.size() - len(owners)):
-            submit_next()
+        with scheduler_needed(client):
+            room = 0 if stop else max(window.size() - len(owners), 0)
+            units = list(islice(waiting, room))
+            if units:
+                # one group of keys a stage: of many small ones the scheduler would queue nothing
+                keys = [f"{_do_unless_told.__name__}-{uuid.uuid4()}" for _ in units]
+                futures = client.map(do, units, key=keys, pure=False, resources=asked)
+                owners.update(zip(keys, units, strict=True))
+                running.update(futures)
 
     fill()
-    for future in running:
-        unit = owners.pop(future.key)
-        outcome = _outcome(future, unit)
-        if outcome is not None:
-            yield unit, outcome
-        future.release()
+    # what has finished meanwhile is taken together: each question to the scheduler costs about 1 ms
+    for futures in running.batches():
+        finished = [(future, owners.pop(future.key)) for future in futures]
+        for unit, outcome in _outcomes(client, finished):
+            if outcome is not None:
+                yield unit, outcome
+        for future in futures:
+            future.release()
         fill()
         if stop and not told:
             told = True
@@ -263,7 +267,7 @@ _TOLD: set[str] = set()
 
 
 def _do_unless_told(
-    batch: str, work: Work, unit: Unit, job: str, ledger: Ledger
+    batch: str, work: Work, job: str, ledger: Ledger, unit: Unit
 ) -> dict[str, Any] | None:
     return None if batch in _TOLD else do_unit(work, unit, job, ledger)
 
@@ -271,7 +275,7 @@ def _do_unless_told(
 def _tell(client: Client, batch: str) -> None:
     """Let workers begin no further unit: a job that is told to end has a minute or so."""
     # what a worker that does not answer has in its queue is done as usual
-    with suppress(OSError, TimeoutError):
+    with suppress(InterruptedRunError), scheduler_needed(client):
         client.run(_hear, batch, on_error="ignore")
 
 
@@ -283,7 +287,8 @@ def thread_memory(client: Client | None) -> float | None:
     """Return the memory that a unit has, in bytes: of a thread of the smallest worker."""
     if client is None:
         return None
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    with scheduler_needed(client):
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
     limits = [worker["memory_limit"] / worker["nthreads"] for worker in workers]
     return min((limit for limit in limits if limit), default=None)
 
@@ -299,15 +304,28 @@ def _threads(client: Client, resources: Mapping[str, float] | None) -> int:
     )
 
 
-def _outcome(future: Any, unit: Unit) -> Any:
+def _outcomes(client: Client, finished: Sequence[tuple[Any, Unit]]) -> Iterator[tuple[Unit, Any]]:
+    """Yield what became of units that ended: summary, or what was raised; None: not begun."""
+    good = {future.key: future for future, _ in finished if future.status == "finished"}
+    with scheduler_needed(client):
+        summaries = client.gather(good, errors="skip") if good else {}  # type: ignore[no-untyped-call]
+    for future, unit in finished:
+        outcome = summaries.get(future.key)
+        if outcome is None:
+            with scheduler_needed(client):
+                outcome = _outcome(future)
+        yield unit, outcome
+
+
+def _outcome(future: Any) -> Any:
     """Return the unit's summary, or what it raised; None where it was not begun."""
     error = future.exception()
     if error is not None:
         return error
-    lost = f"lost the Dask scheduler while {unit.name} ran; run again to go on"
-    if future.status != "finished":
-        raise InterruptedRunError(lost)
     try:
         return future.result()
-    except OSError as broken:
-        raise InterruptedRunError(lost) from broken
+    except Exception as broken:
+        # a summary that is lost with its worker is made again, and then the unit may raise
+        if future.status == "error":
+            return broken
+        raise

@@ -14,6 +14,12 @@ from bgscale.distribute.security import temporary
 from bgscale.errors import InputError
 
 LOOPBACK = "127.0.0.1"
+TUNED = {
+    # Dask's own makes every large array new memory of the system: embedding takes twice as long
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    # of each connection's last messages, kept for debugging: with its unit each holds the job
+    "distributed.admin.low-level-log-length": 50,
+}
 
 
 @contextmanager
@@ -33,7 +39,7 @@ def local_cluster(profile: LocalProfile) -> Iterator[SpecCluster]:
         # any free port: none given would take 8787, and warn where a second run has it
         "dashboard_address": f"{LOOPBACK}:{profile.dashboard_port}",
     }
-    settings = {
+    settings = TUNED | {
         "distributed.worker.daemon": True,
         "distributed.scheduler.no-workers-timeout": f"{seconds_of(profile.wait)}s",
     }
