@@ -13,7 +13,7 @@ import pytest
 
 
 class Hosts:
-    """A number of hosts, from 1; they and what runs on them are gone after the ``with`` block.
+    """A number of hosts, from 1; they are gone after the ``with`` block.
 
     Parameters
     ----------
