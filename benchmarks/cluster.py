@@ -39,6 +39,7 @@ from bgscale.distribute.units import Unit, plan_units
 FIELDS, FIELDS_A_PLATE = 128_000, 1_536
 STAGES_OF_A_PLATE = ("segment", "measure", "gather", "cut", "ranges", "embed/tiny")
 LOOKS = 10
+LOOK_EVERY = 50
 WITHOUT_CLUSTER = 2_000
 UNTIL = "embed"
 PROCESSES = 2
@@ -67,15 +68,15 @@ class Watch(Silent):
         self.resident_mb: dict[int, float] = {}
 
     def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
-        """Count; look at every hundredth."""
+        """Count, and look."""
         del unit, summary
         self._done += 1
-        if self._done % 100 == 0:
-            tasks = list(self._client.cluster.scheduler.tasks.values())
+        if self._done % LOOK_EVERY == 0:
             self.futures = max(self.futures, len(self._client.futures))
-            self.tasks = max(self.tasks, len(tasks))
+            self.tasks = max(self.tasks, len(self._client.cluster.scheduler.tasks))
         if self._done % self._every == 0:
             self.resident_mb[self._done] = resident_mb()
+            tasks = list(self._client.cluster.scheduler.tasks.values())
             self.task_bytes = max([self.task_bytes, *map(_task_bytes, tasks)])
 
 
@@ -114,7 +115,7 @@ def load(folder: Path, fields: int) -> dict[str, Any]:
     from bgscale.distribute.execute import run_units
     from bgscale.distribute.ledger import Ledger
 
-    stage, job = "segment/P001", job_text(fields)
+    stage, job = "segment/P001", job_text(FIELDS)
     started = time.perf_counter()
     units = plan_units(stage, fields, 1, "0" * 16)
     planned = time.perf_counter() - started
@@ -347,18 +348,21 @@ def _answer_load(folder: Path, fields: int, answers: Any) -> None:
     answers.put(load(folder, fields))
 
 
-def show(report: dict[str, Any]) -> None:
-    """Print what was measured."""
-    for key, value in report["load"].items():
-        print(f"{key:<40}{value}")
-    compared = report["overhead"]
-    print(f"\n{'stage':<24}{'serial s':>10}{'cluster s':>10}")
+def show_overhead(compared: dict[str, Any]) -> None:
+    """Print how both ways compare."""
+    print(f"{'stage':<24}{'serial s':>10}{'cluster s':>10}")
     for stage, seconds in compared["serial"]["stages_s"].items():
         print(f"{stage:<24}{seconds:>10.2f}{compared['cluster']['stages_s'][stage]:>10.2f}")
     for key, title in (("work_s", "all stages"), ("cpu_s", "CPU of that"), ("start_s", "to start")):
         print(f"{title:<24}{compared['serial'][key]:>10.2f}{compared['cluster'][key]:>10.2f}")
     print(f"ratio {compared['ratio']}, of CPU time {compared['cpu_ratio']}")
-    print(f"of repetitions {compared['ratios']}")
+    print(f"of repetitions {compared['ratios']}\n", flush=True)
+
+
+def show_load(measured: dict[str, Any]) -> None:
+    """Print what so many units cost."""
+    for key, value in measured.items():
+        print(f"{key:<40}{value}")
 
 
 def main() -> None:
@@ -369,10 +373,12 @@ def main() -> None:
     options = parser.parse_args()
     from bgscale.run import versions
 
-    started, busy = time.perf_counter(), os.getloadavg()
+    started, busy = time.perf_counter(), [os.getloadavg()]
     folder = Path(tempfile.mkdtemp(prefix="bgscale-cluster-", dir=options.folder))
     try:
         compared = overhead(folder, 1 if options.quick else 3, quick=options.quick)
+        show_overhead(compared)
+        busy.append(os.getloadavg())
         measured = _load_in_a_process(folder / "load", 2_000 if options.quick else FIELDS)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -381,11 +387,11 @@ def main() -> None:
         "overhead": compared,
         "machine": f"{platform.machine()}, {platform.python_implementation()}, "
         f"{os.cpu_count()} cores",
-        "load_average": {"before": busy, "after": os.getloadavg()},
+        "load_average": dict(zip(("start", "half", "end"), [*busy, os.getloadavg()], strict=True)),
         "took_s": round(time.perf_counter() - started),
         "versions": versions(),
     }
-    show(report)
+    show_load(measured)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
