@@ -397,11 +397,23 @@ def test_a_unit_that_kills_each_worker_is_set_aside_and_the_others_go_on(cluster
     assert sorted(heard.done) == EVERY
     assert heard.failed == {30: "each worker that tried it was killed (out of memory?)"}
     assert bench.content["30"] == b"lost"
-    # the first try and three more
-    assert bench.attempts.count(30) == 4
+    # the first try and three more, among others and then alone
+    assert bench.attempts.count(30) == 8
     (unit,) = (u for u in bench.units if u.start == 30)
     assert "killed" in bench.ledger.record(unit)["summary"]["set_aside"]
     assert bench.run(fail={"30": "kill"}, set_aside=give_up).done == []
+
+
+@pytest.mark.cluster
+def test_units_that_only_waited_at_a_killed_worker_are_not_blamed(cluster, tmp_path, monkeypatch):
+    # each worker holds several at once, as one with resources does
+    monkeypatch.setattr(cluster.cluster.scheduler, "WORKER_SATURATION", float("inf"))
+    bench = Bench(tmp_path, cluster)
+    heard = bench.run(fail={"0": "kill"}, set_aside=give_up)
+    assert list(heard.failed) == [0]
+    assert bench.done == EVERY
+    assert bench.content["0"] == b"lost"
+    assert list(bench.content.values()).count(b"lost") == 1
 
 
 def test_a_unit_that_raises_is_set_aside_where_its_stage_can_lose_it(bench):

@@ -161,7 +161,7 @@ def run_units(
     if fatal is not None:
         listener.stage_finished(stage)
         raise fatal
-    few = len(failures) <= max(SET_ASIDE_AT_MOST, SET_ASIDE_SHARE * len(units))
+    few = len(failures) <= _few(units)
     if failures and set_aside is not None and few and not stop:
         for unit, cause in failures:
             marked = partial(_marked, set_aside, _said(cause))
@@ -175,6 +175,10 @@ def run_units(
     if stop:
         msg = f"stopped by {stop.requested}; what was done is kept: run again to go on"
         raise InterruptedRunError(msg)
+
+
+def _few(units: Sequence[Unit]) -> float:
+    return max(SET_ASIDE_AT_MOST, SET_ASIDE_SHARE * len(units))
 
 
 def _said(cause: BaseException) -> str:
@@ -213,9 +217,34 @@ def _on_cluster(
     stop: Stop,
     resources: Mapping[str, float] | None,
 ) -> Iterator[tuple[Unit, Any]]:
-    window = _Window(client, resources)
-    waiting, batch = iter(todo), uuid.uuid4().hex
+    batch = uuid.uuid4().hex
     do = partial(_do_unless_told, batch, work, job, ledger)
+    flight = partial(_flight, client, do, batch=batch, stop=stop, resources=resources)
+    killers: list[tuple[Unit, Any]] = []
+    for unit, outcome in flight(todo, _Window(client, resources).size):
+        if isinstance(outcome, KilledWorker):
+            killers.append((unit, outcome))
+        else:
+            yield unit, outcome
+    # Dask blames every unit that a lost worker held: alone, only the unit itself can have killed it
+    if len(killers) <= _few(todo) and not stop:
+        yield from flight([unit for unit, _ in killers], lambda: 1)
+    else:
+        yield from killers
+
+
+def _flight(
+    client: Client,
+    do: Callable[[Unit], Any],
+    todo: Sequence[Unit],
+    size: Callable[[], int],
+    *,
+    batch: str,
+    stop: Stop,
+    resources: Mapping[str, float] | None,
+) -> Iterator[tuple[Unit, Any]]:
+    """Yield units and what became of them; no more than `size()` are in flight."""
+    waiting = iter(todo)
     asked = dict(resources) if resources else None
     running: Any = as_completed(loop=client.loop)  # type: ignore[no-untyped-call]
     owners: dict[Any, Unit] = {}
@@ -223,7 +252,7 @@ def _on_cluster(
 
     def fill() -> None:
         with scheduler_needed(client):
-            room = 0 if stop else max(window.size() - len(owners), 0)
+            room = 0 if stop else max(size() - len(owners), 0)
             units = list(islice(waiting, room))
             if units:
                 # one group of keys a stage: of many small ones the scheduler would queue nothing
