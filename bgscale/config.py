@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from bgscale.sections import Section, as_toml, read_toml
@@ -206,6 +206,11 @@ class ModelSection(Section):
         default="tiny", description="tiny, pifia, pci, deeploc, or a plug-in's name"
     )
     weights: str = Field(default="", description="safetensors file; empty: seeded random weights")
+    spec: str = Field(
+        default="",
+        description="instead of both: spec file (.toml) of an ONNX file or torch.export program, "
+        "as `bgscale models init` writes it",
+    )
     seed: int = Field(default=0, ge=0, description="of random weights")
     channels: tuple[str, ...] = Field(
         default=(),
@@ -219,6 +224,16 @@ class ModelSection(Section):
     micro_batch: int = Field(
         default=0, ge=0, description="crops a forward pass; 0: the model's own"
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.spec and (self.weights or self.architecture != "tiny"):
+            msg = f"spec = {self.spec!r} says which model; take out architecture and weights"
+            raise ValueError(msg)
+        if self.spec and not self.spec.endswith(".toml"):
+            msg = f"spec = {self.spec!r}: expected a .toml file, as `bgscale models init` writes it"
+            raise ValueError(msg)
+        return self
 
     def overrides(self) -> dict[str, Any]:
         """Return what replaces fields of the model's spec."""
@@ -307,7 +322,7 @@ class RunConfig(Section):
             update={"path": at(self.screen.path), "plate_map": at(self.screen.plate_map)}
         )
         models = {
-            name: model.model_copy(update={"weights": at(model.weights)})
+            name: model.model_copy(update={"weights": at(model.weights), "spec": at(model.spec)})
             for name, model in self.models.items()
         }
         return self.model_copy(update={"store": at(self.store), "screen": screen, "models": models})

@@ -46,6 +46,13 @@ class Registry:
         yield from self._paths
         yield from (name for name in sorted(self._plugins()) if name not in self._paths)
 
+    def package(self, name: str) -> str:
+        """Return which package a plug-in comes from; empty for what is built in."""
+        plugin = None if name in self._paths else self._plugins().get(name)
+        if plugin is None:
+            return ""
+        return plugin.dist.name if plugin.dist else plugin.value
+
     def __contains__(self, name: object) -> bool:
         return name in self._paths or name in self._plugins()
 

@@ -75,6 +75,12 @@ def model_to_train(config: RunConfig) -> str:
         asked = f"training.model = {name!r}{nearest(name, names)}" if name else "training.model"
         msg = f"{asked}: expected one of the models of this config: {', '.join(names)}"
         raise ConfigError(msg)
+    if config.models[name].spec:
+        msg = (
+            f"models.{name} is a program from a file ({config.models[name].spec}): bgscale runs "
+            "such models and cannot train them; name another in training.model"
+        )
+        raise ConfigError(msg)
     if not config.models[name].weights:
         msg = (
             f"models.{name}.weights is empty; set it to the file that training writes and runs "

@@ -2,8 +2,9 @@
 
 Networks come from a registry; other packages add theirs through the entry-point group
 `bgscale.models`: a torch module class with `default_spec` (a `ModelSpec`) and `widths()` (every
-layer that can be read), built from a spec, returning {layer: (n, width)} and "logits". Torch is
-imported when a model is loaded, not before.
+layer that can be read), built from a spec, returning {layer: (n, width)} and "logits". Any other
+network comes as an ONNX file or a torch.export program, with a spec file that names its layers.
+Torch is imported when a model is loaded, not before.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,9 @@ from bgscale.registry import Registry
 if TYPE_CHECKING:
     from bgscale.models.embedding import EmbeddingModel
 
-__all__ = ["MODELS", "ModelSpec", "load_model"]
+__all__ = ["MODELS", "ModelSpec", "load_model", "model_files"]
+
+SPEC_ENDING, WEIGHTS_ENDING = ".toml", ".safetensors"
 
 MODELS = Registry(
     "model",
@@ -46,7 +49,8 @@ def load_model(
     Parameters
     ----------
     name : str
-        tiny, pifia, pci, deeploc, or a plug-in's name.
+        tiny, pifia, pci, deeploc, or a plug-in's name; or a file that says which: the spec file of
+        a program (.toml), or weights that bgscale wrote (.safetensors).
     weights : path, optional
         A safetensors file; without one, random weights of `seed`. A file that bgscale wrote brings
         its own spec along.
@@ -75,6 +79,10 @@ def load_model(
     from bgscale.models.layers import build_network
     from bgscale.models.weights import load_state, read_weights
 
+    if name.endswith(SPEC_ENDING):
+        return _from_spec_file(name, weights, n_outputs, device, overrides)
+    if name.endswith(WEIGHTS_ENDING) and weights is None:
+        name, weights = _architecture_of(name), name
     kind = MODELS[name]
     spec: ModelSpec = replace(kind.default_spec, seed=seed)
     file = None if weights is None else read_weights(weights)
@@ -93,3 +101,43 @@ def load_model(
     if file is not None:
         load_state(network, file.state, f"weights file {weights}")
     return EmbeddingModel(spec, network, device)
+
+
+def model_files(name: str, weights: str) -> list[Path]:
+    """Return the files that a model is read from: weights, or spec file and program."""
+    if not name.endswith(SPEC_ENDING):
+        return [Path(weights)] if weights else []
+    from bgscale.models.program_spec import read_spec_file
+
+    return [Path(name), Path(read_spec_file(name).file)]
+
+
+def _from_spec_file(
+    path: str,
+    weights: str | Path | None,
+    n_outputs: int | None,
+    device: str,
+    overrides: Mapping[str, Any] | None,
+) -> "EmbeddingModel":
+    from bgscale.models.embedding import EmbeddingModel
+    from bgscale.models.program import load_program
+
+    if weights is not None or n_outputs is not None:
+        what = "weights" if weights is not None else "n_outputs"
+        msg = f"{path}: {what} given for a program from a file, which brings its own"
+        raise InputError(msg)
+    spec, network = load_program(path, device=device, overrides=overrides)
+    return EmbeddingModel(spec, network, device)
+
+
+def _architecture_of(path: str) -> str:
+    from bgscale.models.weights import read_weights
+
+    spec = read_weights(path).spec
+    if spec is None:
+        msg = (
+            f"weights file {path} does not say which model it is of: bgscale did not write it; "
+            "give the architecture, and this file as weights"
+        )
+        raise InputError(msg)
+    return spec.architecture

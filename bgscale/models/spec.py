@@ -7,7 +7,7 @@ feature is said here.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from bgscale.errors import ConfigError, nearest
@@ -33,7 +33,7 @@ class ModelSpec:
     Parameters
     ----------
     architecture : str
-        Name in the registry of models.
+        Name in the registry of models; of a program from a file, its format.
     input_size_px : int
         Edge of the crops that are handed in.
     network_crop_px : int
@@ -70,6 +70,8 @@ class ModelSpec:
         Of that file; empty for random weights.
     seed : int
         Of random weights.
+    program : mapping
+        Of a program from a file: the layouts, and the output that each layer is.
 
     Examples
     --------
@@ -103,6 +105,7 @@ class ModelSpec:
     weights: str = "random"
     weights_sha256: str = ""
     seed: int = 0
+    program: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("channels", "preprocess", "masked_preprocess", "class_names"):
@@ -111,6 +114,7 @@ class ModelSpec:
                 self._refuse(f"{name} = {value!r}; expected a sequence of names")
             object.__setattr__(self, name, tuple(value))
         object.__setattr__(self, "layers", dict(self.layers))
+        object.__setattr__(self, "program", dict(self.program))
         self._check_names("channels", self.channels, CHANNEL_ROLES)
         if not self.channels or len(set(self.channels)) != len(self.channels):
             self._refuse(f"channels = {list(self.channels)}; expected one or more, each once")
@@ -145,13 +149,16 @@ class ModelSpec:
         return bool({"mask", "minmax_inside"} & set(self.preprocess))
 
     def to_config(self) -> dict[str, Any]:
-        """Return the spec as plain JSON types."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Return the spec as plain JSON types; `program` only where there is one."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if not self.program:
+            del values["program"]
+        return values
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Return the spec that `to_config` wrote; unknown and missing keys are errors."""
-        known = [field.name for field in fields(cls)]
+        known = [each.name for each in fields(cls)]
         for key in config:
             if key not in known:
                 msg = f"model spec: unknown key {key!r}{nearest(key, known)}; known: {known}"

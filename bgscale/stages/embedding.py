@@ -20,7 +20,7 @@ from bgscale.config import ModelSection
 from bgscale.crops import fill_with_medium
 from bgscale.distribute.units import Unit
 from bgscale.errors import InputError
-from bgscale.models import load_model
+from bgscale.models import load_model, model_files
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.schema import CENTRE_CELL, MEDIUM, OWN_BACKGROUND, Missing
 from bgscale.settings import Cells, Donors, Setting
@@ -43,16 +43,16 @@ def model_of(text: str, name: str) -> EmbeddingModel:
             'it, weights = "" means random weights'
         )
         raise InputError(msg)
-    stat = Path(section.weights).stat() if section.weights else None
-    version = None if stat is None else (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    files = [file.stat() for file in model_files(section.spec, section.weights) if file.exists()]
+    version = tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in files)
     return _model_of(section, version)
 
 
 @lru_cache(maxsize=4)
-def _model_of(section: ModelSection, version: tuple[int, ...] | None) -> EmbeddingModel:
+def _model_of(section: ModelSection, version: tuple[tuple[int, ...], ...]) -> EmbeddingModel:
     del version
     return load_model(
-        section.architecture,
+        section.spec or section.architecture,
         weights=section.weights or None,
         seed=section.seed,
         overrides=section.overrides() or None,
