@@ -79,7 +79,8 @@ def read_weights(path: str | Path) -> Weights:
     except SafetensorError as error:
         msg = (
             f"weights file {path}: not a safetensors file ({error}); bgscale reads no "
-            f"other format: convert it with safetensors.torch.save_file"
+            f"other format: `bgscale weights convert` turns published TensorFlow and Keras "
+            f"weights into it, safetensors.torch.save_file those of torch"
         )
         raise InputError(msg) from error
     except (ValueError, AttributeError) as error:
