@@ -37,14 +37,16 @@ class Small(nn.Module):
 
 
 def write_pt2(
-    path: Path, network: nn.Module, *, batch: int | None = None, channels: int = 2, edge: int = 64
+    path: Path, network: nn.Module, *, batch: int | None = None, decomposed: bool = False
 ) -> Path:
-    """Export a network; `batch` None leaves the batch free."""
-    example = torch.zeros(batch or 3, channels, edge, edge)
+    """Export a network of two channels; `batch` None leaves the batch free."""
+    example = torch.zeros(batch or 3, 2, 64, 64)
     free = {"x": {0: torch.export.Dim("n", max=4096)}} if batch is None else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(network, (example,), dynamic_shapes=free)
+        if decomposed:
+            program = program.run_decompositions()
         torch.export.save(program, str(path))
     return path
 

@@ -21,7 +21,7 @@ from bgscale.models.check import made_up
 from bgscale.models.preprocess import MODES, preprocess
 from bgscale.models.program import Program, load_program
 from bgscale.models.program_onnx import check_onnx
-from bgscale.models.program_pt2 import OPERATORS
+from bgscale.models.program_pt2 import OPERATORS, open_pt2
 from bgscale.models.program_spec import read_spec_file
 from bgscale.run import Run
 from bgscale.train import model_to_train
@@ -163,6 +163,60 @@ def test_a_change_of_memory_format_does_not_break_views(tmp_path):
     with torch.inference_mode():
         wanted = network(x)["profile"].numpy()
     np.testing.assert_allclose(model.embed(crops)["profile"], wanted, rtol=0, atol=1e-5)
+
+
+class Attends(torch.nn.Module):
+    """A small vision transformer: patches, attention, layer norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = torch.nn.Conv2d(2, 16, 16, 16)
+        self.place = torch.nn.Parameter(torch.randn(1, 17, 16))
+        layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, activation="gelu")
+        self.layers = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, x):
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        start = self.place[:, :1].expand(tokens.shape[0], -1, -1)
+        return self.layers(torch.cat([start, tokens], 1) + self.place)[:, 0]
+
+
+class Squeezes(torch.nn.Module):
+    """Residual, grouped and gated convolutions, group norm, resizing; a map and a unit vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(2, 8, 7, 2, 3, bias=False)
+        self.norm, self.group = torch.nn.BatchNorm2d(8), torch.nn.GroupNorm(2, 8)
+        self.second = torch.nn.Conv2d(8, 8, 3, 1, 1, groups=4)
+        self.gate = torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(8, 8, 1), torch.nn.SiLU(inplace=True)
+        )
+        self.dropout, self.dense = torch.nn.Dropout(0.3), torch.nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.nn.functional.max_pool2d(self.norm(self.first(x)).relu_(), 3, 2, 1)
+        y = torch.nn.functional.hardswish(self.group(self.second(x)))
+        x = x + y * self.gate(y)
+        x = torch.nn.functional.interpolate(x, scale_factor=2.0, mode="bilinear")
+        vector = self.dense(self.dropout(x.mean((2, 3))))
+        return x, torch.nn.functional.normalize(vector)
+
+
+@pytest.mark.parametrize("kind", [Attends, Squeezes])
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_usual_networks_run_as_torch_runs_them(tmp_path, kind, decomposed):
+    torch.manual_seed(1)
+    network = kind().eval()
+    program = write_pt2(tmp_path / "x.pt2", network, decomposed=decomposed)
+    runner = open_pt2(program.read_bytes(), "x.pt2").to(memory_format=torch.channels_last)
+    x = torch.randn(5, 2, 64, 64)
+    with torch.inference_mode():
+        found, wanted = runner(x), network(x)
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    assert [p.shape for p in runner.facts.outputs] == [(None, *w.shape[1:]) for w in wanted]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
 # ---- a spec file that is wrong
@@ -442,7 +496,7 @@ def test_a_network_in_training_mode_is_refused(tmp_path):
     only_dropout = Small(dropout=0.5).eval()
     only_dropout.dropout.train()
     spec = write_spec(write_pt2(tmp_path / "dropout.pt2", only_dropout))
-    with pytest.raises(InputError, match=r"dropout.*train = True"):
+    with pytest.raises(InputError, match=r"dropout.*train = True.*model\.eval"):
         load_model(str(spec))
 
 
@@ -454,6 +508,7 @@ def test_a_network_in_training_mode_is_refused(tmp_path):
         {"models/other.json": lambda data: b"{}"},
         {"data/weights/model_weights_config.json": lambda data: b'{"config": {}}'},
         {"data/weights/weight_0": lambda data: data[:4]},
+        {"data/weights/weight_0": lambda data: b""},
         {"models/model.json": json_of(lambda value: value["schema_version"].update(major=99))},
     ],
 )

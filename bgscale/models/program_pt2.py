@@ -1,16 +1,14 @@
 """torch.export programs (.pt2): read as data, and run without torch's own loader.
 
-Owns the archive, the list of operators that may run, and running them in order. Refuses everything
-else that such a file may hold: torch.export.load unpickles weights, constants and sample inputs,
-loads compiled code, evaluates symbolic sizes with sympy and calls any function below `torch` by its
-name (`torch.os` is one), so that opening a file is running it. The one idea: a network that was
-exported for inference is a list of calls to functional aten operators on raw tensors, and that much
-can be read and run here.
+Owns the list of operators that may run, and running them in order. Refuses everything else:
+torch.export.load unpickles weights, constants and sample inputs, loads compiled code, evaluates
+symbolic sizes with sympy and calls any function below `torch` by its name (`torch.os` is one), so
+that opening a file is running it. The one idea: a network that was exported for inference is a list
+of calls to functional aten operators on raw tensors, and that much can be read and run here.
 
-Weights are read from raw bytes. No symbolic expression is looked at: sizes come from the tensors.
+No symbolic expression is looked at: sizes come from the tensors.
 """
 
-import io
 import json
 import operator
 import re
@@ -23,32 +21,37 @@ import torch
 from torch import Tensor, nn
 
 from bgscale.errors import InputError
+from bgscale.models.program_archive import DTYPES, STRIDED, read_archive
 from bgscale.models.program_spec import Facts, Port
-
-SCHEMA_MAJOR = 8
-"""Version of the description of programs; torch 2.9 to 2.13 write it."""
 
 OPERATORS = frozenset(
     """
     _adaptive_avg_pool2d _native_batch_norm_legit_no_training _safe_softmax _softmax _to_copy
-    _unsafe_view abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add add_ addmm
-    alias amax amin arange avg_pool1d avg_pool2d baddbmm batch_norm bmm cat celu chunk clamp
-    clamp_ clamp_max clamp_min clip clone concat constant_pad_nd contiguous conv1d conv2d
-    convolution cumsum detach detach_ div div_ dropout dropout_ einsum elu elu_ eq erf exp
-    expand expand_as feature_dropout flatten floor fmod full full_like ge gelu gelu_ glu
-    group_norm gt hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh hardtanh_ index_select
-    instance_norm layer_norm le leaky_relu leaky_relu_ lift_fresh_copy linalg_vector_norm linear
-    log log1p log_softmax logical_and logical_not logical_or lt masked_fill matmul max
-    max_pool1d max_pool2d max_pool2d_with_indices maximum mean min minimum mish mish_ mm movedim
-    mul mul_ narrow native_group_norm native_layer_norm ne neg new_full new_ones new_zeros norm
-    ones ones_like pad permute pixel_shuffle pixel_unshuffle pow prelu reciprocal
-    reflection_pad2d relu relu6 relu6_ relu_ repeat replication_pad2d reshape roll rsqrt rsub
-    scalar_tensor scaled_dot_product_attention select selu selu_ sigmoid sigmoid_ sign silu
-    silu_ slice softmax softplus split split_with_sizes sqrt square squeeze stack std
-    std_mean sub sub_ sum swapaxes sym_size t tanh tanh_ threshold to transpose tril triu
-    type_as unbind unflatten unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_nearest2d
-    var var_mean view view_as where zeros zeros_like
-    """.split()  # noqa: SIM905  two hundred quotes would hide the names
+    _unsafe_view _weight_norm abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d
+    adaptive_max_pool2d add add_ addcdiv addcmul addmm alias all amax amin any arange argmax
+    argmin argsort atan atan2 avg_pool1d avg_pool2d baddbmm batch_norm bitwise_and bitwise_not
+    bitwise_or bitwise_xor bmm cat ceil celu channel_shuffle chunk clamp clamp_ clamp_max
+    clamp_min clip clone col2im concat constant_pad_nd contiguous conv1d conv2d conv3d
+    conv_transpose1d conv_transpose2d convolution cos cosh cosine_similarity cumprod cumsum
+    detach detach_ diagonal div div_ dot dropout dropout_ einsum elu elu_ embedding eq erf exp
+    exp2 expand expand_as expm1 feature_dropout flatten flip floor floor_divide fmod frac full
+    full_like gather ge gelu gelu_ glu group_norm gt hardsigmoid hardsigmoid_ hardswish
+    hardswish_ hardtanh hardtanh_ hypot im2col index index_fill index_select instance_norm
+    isfinite isinf isnan layer_norm le leaky_relu leaky_relu_ lerp lift_fresh_copy
+    linalg_vector_norm linear log log10 log1p log2 log_softmax logaddexp logical_and logical_not
+    logical_or logsumexp lt masked_fill matmul max max_pool1d max_pool2d max_pool2d_with_indices
+    maximum mean meshgrid min minimum mish mish_ mm movedim mul mul_ mv nan_to_num narrow
+    native_channel_shuffle native_group_norm native_layer_norm ne neg new_full new_ones
+    new_zeros norm ones ones_like outer pad permute pixel_shuffle pixel_unshuffle pow prelu prod
+    ravel reciprocal reflection_pad2d relu relu6 relu6_ relu_ remainder repeat replication_pad2d
+    reshape rms_norm roll rot90 round rsqrt rsub scalar_tensor scaled_dot_product_attention
+    select selu selu_ sigmoid sigmoid_ sign silu silu_ sin sinh slice softmax softplus sort
+    split split_with_sizes sqrt square squeeze squeeze_ stack std std_mean sub sub_ sum swapaxes
+    swapdims sym_size t tan tanh tanh_ tensor_split threshold tile to topk transpose tril triu
+    trunc type_as unbind unflatten unfold unsafe_chunk unsafe_split unsqueeze unsqueeze_
+    upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var var_mean view view_as where
+    zeros zeros_like
+    """.split()  # noqa: SIM905  all those quotes would hide the names
 )
 """The aten operators that may run: functions of their tensors, without chance, files or state."""
 
@@ -56,25 +59,18 @@ _ASSERTIONS = frozenset(
     ("_assert_scalar", "_assert_tensor_metadata", "_assert_async", "sym_constrain_range",
      "sym_constrain_range_for_size")
 )  # fmt: skip
-_TRAINING_FLAGS = ("train", "training")
+_TRAINING_FLAGS = ("train", "training", "dropout_p")
 _SIZES = {
     f"_operator.{name}": getattr(operator, name)
     for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge")
 }
 """Arithmetic of sizes, where the batch is free."""
 
-_DTYPES = {
-    1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,
-    6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
-}  # fmt: skip
 _MEMORY_FORMATS = {
     1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format,
 }  # fmt: skip
-_STRIDED = 7
 _PLAIN = ("as_int", "as_bool", "as_string", "as_ints", "as_bools", "as_strings")
 _TARGET = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
-_CODE = ("data/aotinductor/", "data/executorch/", "data/mtia")
-_OLD = ("serialized_exported_program.json", "serialized_state_dict.pt")
 
 
 @dataclass(frozen=True)
@@ -114,17 +110,8 @@ def open_pt2(data: bytes, where: str) -> "Pt2Runner":
         training, or an operator that is not in `OPERATORS`.
     """
     try:
-        members = _members(data, where)
-        name = _only_model(members, where)
-        program = json.loads(members[f"models/{name}.json"])
-        major = program["schema_version"]["major"]
-        if major != SCHEMA_MAJOR:
-            msg = f"program {where}: version {major} of the format; known is {SCHEMA_MAJOR}"
-            raise InputError(msg)
-        module = program["graph_module"]
-        tensors = _tensors(members, "weights", name, where)
-        tensors |= _tensors(members, "constants", name, where)
-        return Pt2Runner(module, tensors, where)
+        archive = read_archive(data, where)
+        return Pt2Runner(archive.module, archive.tensors, where)
     except InputError:
         raise
     except zipfile.BadZipFile as error:
@@ -133,78 +120,6 @@ def open_pt2(data: bytes, where: str) -> "Pt2Runner":
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         msg = f"program {where}: cannot be read as a torch.export program ({error!r})"
         raise InputError(msg) from error
-
-
-def _members(data: bytes, where: str) -> dict[str, bytes]:
-    """Return the archive's files by their names below its one folder, without the pickles."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        infos = [info for info in archive.infolist() if not info.is_dir()]
-        names = ["/".join(info.filename.split("/")[1:]) for info in infos]
-        if len(set(names)) != len(names):
-            msg = f"program {where}: two files of one name in it"
-            raise InputError(msg)
-        old = [name for info in infos if (name := info.filename.split("/")[-1]) in _OLD]
-        if old or "archive_format" not in names:
-            what = "of an early torch, with pickled weights" if old else "no archive_format in it"
-            msg = (
-                f"program {where}: not a torch.export program that can be read ({what}); load it "
-                "where you trust it, and save it again with torch.export.save of torch 2.9 or later"
-            )
-            raise InputError(msg)
-        code = [name for name in names if name.startswith(_CODE)]
-        if code:
-            msg = f"program {where} holds compiled code ({code[0]}), which bgscale does not run"
-            raise InputError(msg)
-        packed = [i.filename for i in infos if i.compress_type != zipfile.ZIP_STORED]
-        if packed:
-            msg = f"program {where}: {packed[0]} is compressed; torch.export.save never does that"
-            raise InputError(msg)
-        wanted = ("models/", "data/weights/", "data/constants/", "archive_")
-        return {
-            name: archive.read(info)
-            for name, info in zip(names, infos, strict=True)
-            if name.startswith(wanted)
-        }
-
-
-def _only_model(members: Mapping[str, bytes], where: str) -> str:
-    found = [m.group(1) for n in members if (m := re.fullmatch(r"models/([^/]+)\.json", n))]
-    if len(found) != 1:
-        msg = f"program {where} holds {len(found)} programs ({', '.join(found)}); expected one"
-        raise InputError(msg)
-    if f"data/weights/{found[0]}.pt" in members or f"data/constants/{found[0]}.pt" in members:
-        msg = (
-            f"program {where} has pickled weights; load it where you trust it, and save it again "
-            "with torch.export.save of torch 2.9 or later"
-        )
-        raise InputError(msg)
-    return found[0]
-
-
-def _tensors(members: Mapping[str, bytes], kind: str, name: str, where: str) -> dict[str, Tensor]:
-    """Return the weights or the constants by their names, from raw bytes."""
-    listed = json.loads(members[f"data/{kind}/{name}_{kind}_config.json"])["config"]
-    tensors = {}
-    for key, payload in listed.items():
-        meta = payload["tensor_meta"]
-        if payload["use_pickle"] or meta is None:
-            msg = (
-                f"program {where}: {key} is pickled, which bgscale never opens: plain tensors only"
-            )
-            raise InputError(msg)
-        raw, dtype = members[f"data/{kind}/{payload['path_name']}"], _DTYPES[meta["dtype"]]
-        if meta["layout"] != _STRIDED:
-            msg = f"program {where}: {key} is not a dense tensor"
-            raise InputError(msg)
-        size = [int(s["as_int"]) for s in meta["sizes"]]
-        if raw:
-            flat = torch.frombuffer(bytearray(raw), dtype=dtype)
-            stride = [int(s["as_int"]) for s in meta["strides"]]
-            tensor = flat.as_strided(size, stride, int(meta["storage_offset"]["as_int"]))
-        else:
-            tensor = torch.zeros(size, dtype=dtype)
-        tensors[key] = tensor
-    return tensors
 
 
 class Pt2Runner(nn.Module):
@@ -338,10 +253,11 @@ def _bound(
         raise InputError(msg)
     named = dict(given)
     for flag in _TRAINING_FLAGS:
-        if named.get(flag) is True:
+        if named.get(flag):
             msg = (
-                f"program {where} was exported for training ({target} with {flag} = True), so a "
-                "crop's features depend on the others; call model.eval() before torch.export.export"
+                f"program {where} was exported for training ({target}, {flag} = {named[flag]}): there "
+                "is chance in it, or a crop's features depend on the others; call model.eval() "
+                "before torch.export.export"
             )
             raise InputError(msg)
     args, kwargs = [], {}
@@ -383,10 +299,10 @@ def _argument(argument: Mapping[str, Any]) -> Any:
     if kind in ("as_optional_tensors", "as_sym_ints", "as_sym_floats", "as_sym_bools"):
         return [_either(v) for v in value]
     if kind == "as_scalar_type":
-        return _DTYPES[value]
+        return DTYPES[value]
     if kind == "as_memory_format":
         return _MEMORY_FORMATS[value]
-    if kind == "as_layout" and value == _STRIDED:
+    if kind == "as_layout" and value == STRIDED:
         return torch.strided
     if kind == "as_device":
         return _Device()
@@ -466,5 +382,5 @@ def _dictionary_keys(module: Mapping[str, Any], n: int) -> list[str]:
 
 
 def _port(name: str, meta: Mapping[str, Any]) -> Port:
-    dtype = str(_DTYPES.get(meta["dtype"], "other")).removeprefix("torch.")
+    dtype = str(DTYPES.get(meta["dtype"], "other")).removeprefix("torch.")
     return Port(name, tuple(size.get("as_int") for size in meta["sizes"]), dtype)
