@@ -255,9 +255,9 @@ def _bound(
     for flag in _TRAINING_FLAGS:
         if named.get(flag):
             msg = (
-                f"program {where} was exported for training ({target}, {flag} = {named[flag]}): there "
-                "is chance in it, or a crop's features depend on the others; call model.eval() "
-                "before torch.export.export"
+                f"program {where} was exported for training ({target}, {flag} = {named[flag]}): "
+                "there is chance in it, or a crop's features depend on the others; call "
+                "model.eval() before torch.export.export"
             )
             raise InputError(msg)
     args, kwargs = [], {}
