@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -342,7 +343,8 @@ def test_names_alone_are_enough_and_the_head_says_how_many_classes(tmp_path: Pat
     output = tmp_path / "p.safetensors"
     made = call("weights", "convert", "pifia", source, "-o", output, "--classes", classes)
     assert made.exit_code == 0, made.stderr
-    assert made.stdout == f'[models.pifia]\nweights = "{output}"\n'
+    printed = {"models": {"pifia": {"architecture": "pifia", "weights": str(output)}}}
+    assert tomllib.loads(made.stdout) == printed
     spec = read_weights(output).spec
     assert spec is not None
     assert spec.n_outputs == 7
@@ -392,6 +394,24 @@ def test_a_part_of_its_own_layer_that_is_not_understood_is_refused(tmp_path: Pat
     assert "conv2_1/mystery" in message
 
 
+def test_two_encoders_of_one_spelling_are_not_guessed(tmp_path: Path) -> None:
+    arrays = arrays_of("pci", n_outputs=1)
+    both = {f"model_{i}/{name}": array for i in (1, 2) for name, array in arrays.items()}
+    source, output = write_hdf5(tmp_path / "pci.h5", both), tmp_path / "p.safetensors"
+    message = refused("weights", "convert", "pci", source, "-o", output)
+    assert "2 variables may be conv1_1.weight: model_1/model_1/conv1_1/kernel:0, model_2" in message
+
+
+def test_one_branch_of_two_is_told_by_the_other_one_having_other_names(tmp_path: Path) -> None:
+    arrays = arrays_of("pci", n_outputs=1)
+    other = {f"target_{name}": array + 1 for name, array in arrays.items()}
+    source = write_hdf5(tmp_path / "pci.h5", other | arrays)
+    made = convert("pci", source, tmp_path / "p.safetensors")
+    assert "no part of this network: target_conv1_1" in "; ".join(made.notes)
+    state = read_weights(tmp_path / "p.safetensors").state
+    assert np.array_equal(state["bn3_1.running_mean"], arrays["bn3_1/moving_mean"])
+
+
 def test_a_lost_layer_is_not_replaced_by_a_stray_one(tmp_path: Path) -> None:
     arrays = arrays_of("pci", n_outputs=1)
     renamed = {k.replace("bn4_1", "batch_normalization_4"): v for k, v in arrays.items()}
@@ -437,6 +457,9 @@ def test_what_tensorflow_cannot_read_is_one_line(published: Path, tmp_path: Path
     message = refused("weights", "convert", "pifia", damaged, "-o", tmp_path / "p.safetensors")
     assert "cannot be read" in message
     assert "damaged" in message
+    (damaged / "weights.index").write_bytes(b"no index" * 40)
+    message = refused("weights", "convert", "pifia", damaged, "-o", tmp_path / "p.safetensors")
+    assert "cannot be read as a TensorFlow checkpoint" in message
 
 
 def test_folders_and_paths_that_hold_no_one_checkpoint(tmp_path: Path) -> None:
@@ -451,6 +474,12 @@ def test_folders_and_paths_that_hold_no_one_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "a-2.data-00001-of-00002").touch()
     message = refused("weights", "convert", "pifia", tmp_path / "a-2", *output)
     assert "a-2.data-00000-of-00002" in message
+    (tmp_path / "model.h5").touch()
+    message = refused("weights", "convert", "pci", tmp_path / "modle.h5", *output)
+    assert "no file" in message
+    assert "did you mean 'model.h5'?" in message
+    message = refused("weights", "convert", "pci", output[1], *output)
+    assert "no file" in message
 
 
 def test_the_output_is_a_safetensors_file_in_a_folder_that_is_there(tmp_path: Path) -> None:

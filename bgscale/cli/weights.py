@@ -52,7 +52,7 @@ def convert(
         tell(note)
     tell(f"wrote {output}: {model}, {made.spec.n_outputs} outputs, licence {made.spec.licence}")
     tell("use it in run.toml:")
-    click.echo(f"[models.{model}]\nweights = {json.dumps(str(output))}")
+    click.echo(f'[models.{model}]\narchitecture = "{model}"\nweights = {json.dumps(str(output))}')
 
 
 @weights.command()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPECTATIONS", "Converted", "convert", "open_source"]
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_SUFFIXES = (".h5", ".hdf5", ".keras", ".safetensors")
 _OTHER_FORMATS = {
     b"PK\x03\x04": "a zip file (.keras, or torch's): save the weights as HDF5 (.h5)",
     b"\x80": "a pickle, which can run code",
@@ -65,6 +66,12 @@ def open_source(path: str | Path, *, only_names: bool = False) -> Source:
     InputError
     """
     path = Path(path)
+    if path.suffix in _SUFFIXES and not path.exists():
+        msg = f"no file {path}{nearest_file(path)}"
+        raise InputError(msg)
+    if path.suffix == ".safetensors":
+        msg = f"{path} is a safetensors file already; expected a TensorFlow checkpoint or HDF5"
+        raise InputError(msg)
     head = b""
     try:
         if path.is_file():

@@ -39,7 +39,7 @@ def open_hdf5(path: Path) -> Source:
         with h5py.File(path, "r") as file:
             variables, in_order = _variables(file)
             inputs = _inputs(file)
-    except (OSError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         msg = f"{path} cannot be read as a Keras HDF5 file ({error})"
         raise InputError(msg) from error
 
@@ -47,7 +47,7 @@ def open_hdf5(path: Path) -> Source:
         try:
             with h5py.File(path, "r") as file:
                 return np.asarray(file[name])
-        except (OSError, KeyError, RuntimeError) as error:
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
             msg = f"{path}: {name!r} cannot be read ({error}); the file is damaged: get it again"
             raise InputError(msg) from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bgscale.models.convert import open_source
+from bgscale.models.convert.source import by_number
 
 _FIRST_KEYS = ("architecture", "n_outputs", "licence", "origin")
 
@@ -32,7 +33,7 @@ def describe(path: str | Path) -> dict[str, Any]:
                     "shape": list(value.shape),
                     "dtype": str(value.dtype).removeprefix("torch."),
                 }
-                for name, value in weights.state.items()
+                for name, value in sorted(weights.state.items(), key=lambda one: by_number(one[0]))
             ],
         }
     source = open_source(path, only_names=True)
