@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from screens import config_of, write_screen
 
 from bgscale.run import Run
 
 if TYPE_CHECKING:
     from distributed import Client
+
+# the clock tells nothing: an example may be the first to compile or to import
+settings.register_profile("bgscale", deadline=None)
+settings.load_profile("bgscale")
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -216,7 +216,7 @@ def test_what_is_no_label_image_is_refused(labels, message):
         fields.check_labels(labels, (4, 4))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([(24, 40), (33, 17)]))
 def test_measures_are_those_of_scikit_image(seed, size):
     rng = np.random.default_rng(seed)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from buckets import wait_until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bgscale.distribute import ledger as ledger_module
@@ -146,7 +146,6 @@ def test_data_and_their_folders_are_on_the_disk_before_the_record_and_it_before_
     assert {"results.zarr/zarr.json", "results.zarr/cells/x/zarr.json"} < set(events)
 
 
-@settings(deadline=None)
 @given(
     done=st.sets(st.integers(0, 5)),
     bound=st.booleans(),

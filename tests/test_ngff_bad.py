@@ -329,9 +329,7 @@ VALUES = st.sampled_from([*NUMBERS, *TEXTS, *NESTED])
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_metadata_can_raise_anything_else(
     tmp_path: Path, version: str, data: st.DataObject
