@@ -224,6 +224,16 @@ class ModelSection(Section):
     micro_batch: int = Field(
         default=0, ge=0, description="crops a forward pass; 0: the model's own"
     )
+    backend: Literal["auto", "torch", "openvino", "compiled"] = Field(
+        default="auto",
+        description="what runs the network: torch, openvino, compiled (torch.compile); auto: the "
+        "fastest of torch and OpenVINO where it will run, by a probe, and kept in the store",
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="of the network; float32 with torch is the reference; auto: bfloat16 where the "
+        "processor has units for it and the model's accuracies were shown to stay the same",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

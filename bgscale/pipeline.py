@@ -281,7 +281,7 @@ def _add_model(
         "spec": model.spec.to_config(),
         "pixel_size_um": job.pixel_size_um,
         "candidates": config.donors.candidates,
-        "processor": embedding.processor(),
+        "engine": model.engine.to_config(),
     }
     embed = [
         named("embed", f"{name}/{plate}", [bank, own], follows=settings, **payload)

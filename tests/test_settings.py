@@ -394,7 +394,7 @@ def test_the_controls_swap_nothing_but_self_swap():
 def result(crops, pool):
     """Return a function: all that a setting decides on a few cells, as bytes."""
     from bgscale.models import load_model
-    from bgscale.stages.embedding import Block, swap
+    from bgscale.stages.composing import Block, compose, swap
     from bgscale.stages.job import Bank
 
     image, donor, mask = (np.kron(a, np.ones((4, 4), a.dtype)) for a in crops)
@@ -417,13 +417,14 @@ def result(crops, pool):
     model = load_model("tiny", overrides=steps)
 
     def of(setting):
-        channels = range(len(model.spec.channels))
+        channels = np.arange(len(model.spec.channels))
         lender = bank if setting.swaps else None
         drawn = draw_donors(setting, cells, pool, seed=0) if setting.swaps else None
-        made = swap(block, setting, lender, drawn, channels=channels)
-        present = made.missing == Missing.PRESENT
-        features = model.embed(made.crops[present], mask[present], mode=setting.mode)
-        parts = (made.missing, made.donor, made.crops[present], *features.values())
+        made = swap(block, setting, lender, drawn)
+        composed = np.empty((len(made.rows), *image.shape[1:]), np.float32)
+        compose(block, setting, lender, made, rows=made.rows, channels=channels, out=composed)
+        features = model.embed(composed, mask[made.rows], mode=setting.mode)
+        parts = (made.missing, made.donor, composed, *features.values())
         return b"".join(part.tobytes() for part in parts)
 
     return of

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from distributed import Client as Client
 from distributed import KilledWorker, as_completed
@@ -34,6 +34,8 @@ WINDOW_LASTS_S = 10.0
 SET_ASIDE_AT_MOST = 3
 SET_ASIDE_SHARE = 0.05
 """Of the units of a stage, or `SET_ASIDE_AT_MOST`: where more fail, it is not a matter of units."""
+
+Answer = TypeVar("Answer")
 
 Work: TypeAlias = Callable[[Unit, str], tuple[list[str], dict[str, Any]]]
 """Does a unit of the job (its JSON description); returns the files it wrote and a summary."""
@@ -310,6 +312,21 @@ def _tell(client: Client, batch: str) -> None:
 
 def _hear(batch: str) -> None:
     _TOLD.add(batch)
+
+
+def ask(
+    client: Client | None,
+    question: Callable[..., Answer],
+    *arguments: Any,
+    resources: Mapping[str, float] | None = None,
+) -> Answer:
+    """Ask a worker that has these resources; without a client this process."""
+    if client is None:
+        return question(*arguments)
+    asked = dict(resources) if resources else None
+    with scheduler_needed(client):
+        future = client.submit(question, *arguments, pure=False, resources=asked)
+        return future.result()
 
 
 def thread_memory(client: Client | None) -> float | None:

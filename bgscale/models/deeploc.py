@@ -55,10 +55,14 @@ class Deeploc(ConvNetwork):
         for stage, taps, output in self.run_stages(x):
             if stage.conv in self.spec.layers:
                 read[stage.conv] = self.read(taps)
+            if self.is_read(read):
+                return self.in_order(read)
             x = output
         x = flatten_channels_last(x)
         for i in (1, 2):
             x = read[f"fc{i}"] = self._dense(i, x).relu()
+        if self.is_read(read):
+            return self.in_order(read)
         return self.in_order(read, self._dense(3, x))
 
     def _dense(self, i: int, x: Tensor) -> Tensor:

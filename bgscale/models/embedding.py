@@ -1,12 +1,16 @@
 """Crops in, features out: a network with its spec, always run on batches of one size.
 
 Owns the forward pass. Refuses to own where crops come from or where features go. The one idea: the
-micro-batch is part of the model. float32 features change in the last bits with the batch size, so
-every pass has exactly `spec.micro_batch` crops, the last one padded with zeros and cut off; the
-features of a cell then do not depend on how the work was divided.
+micro-batch is part of the engine. float32 features change in the last bits with the batch size, so
+every pass has exactly `engine.micro_batch` crops, the last one filled up and cut off; the features
+of a cell then do not depend on how the work was divided.
 """
 
-from typing import Any
+import copy
+from collections import deque
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from bgscale.errors import InputError
-from bgscale.models.preprocess import preprocess, steps_of
+from bgscale.models.backends import Answer, Runner, runner
+from bgscale.models.engine import BACKENDS, Engine
+from bgscale.models.preprocess import preprocess, reads_mask, steps_of
 from bgscale.models.spec import ModelSpec
 from bgscale.schema import CENTRE_CELL, OTHER_CELL
+
+Batch: TypeAlias = Callable[[slice], tuple[Tensor, Tensor | None]]
+"""Gives a whole micro-batch for some of the cells: crops in counts, and where their centre cells
+are. What it holds beyond the slice may be anything finite."""
 
 
 class EmbeddingModel:
@@ -29,13 +39,31 @@ class EmbeddingModel:
         From the registry's class of that architecture, in evaluation mode.
     device : str
         Where it runs. Never falls back to another.
+    engine : Engine, optional
+        How it runs; by default as it is written, on `device`.
     """
 
-    def __init__(self, spec: ModelSpec, network: nn.Module, device: str = "cpu") -> None:
-        self.spec = spec
-        self.device = torch.device(device)
-        network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = network.eval()
+    def __init__(
+        self, spec: ModelSpec, network: nn.Module, device: str = "cpu", engine: Engine | None = None
+    ) -> None:
+        self.spec, self.network = spec, network
+        self.engine = engine or Engine(device=device, micro_batch=spec.micro_batch)
+        self.device = torch.device(self.engine.device)
+        if self.engine.is_reference:
+            network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.eval()
+
+    @property
+    def runs_as_is(self) -> bool:
+        """Whether nothing can be changed of how its network is run: programs from files."""
+        return tuple(getattr(self.network, "backends", BACKENDS)) == ("torch",)
+
+    def on(self, engine: Engine) -> "EmbeddingModel":
+        """Return the same model, run by another engine."""
+        network = self.network
+        if torch.device(engine.device).type != self.device.type:
+            network = copy.deepcopy(network)
+        return EmbeddingModel(self.spec, network, engine=engine)
 
     def __repr__(self) -> str:
         return f"EmbeddingModel({self.spec.architecture!r}, weights={self.spec.weights!r})"
@@ -44,6 +72,10 @@ class EmbeddingModel:
     def random_weights(self) -> bool:
         """Whether the network was never trained."""
         return self.spec.weights == "random"
+
+    def reads_mask(self, mode: str) -> bool:
+        """Whether a mode needs to know where the centre cell is."""
+        return reads_mask(self.spec, mode)
 
     def embed(
         self,
@@ -67,25 +99,64 @@ class EmbeddingModel:
         dict of str to array (cell, width), float32
         """
         self._check(crops, masks)
-        steps_of(self.spec, mode)
-        n, size = len(crops), self.spec.micro_batch
-        features = {
-            layer: np.empty((n, width), np.float32) for layer, width in self.spec.layers.items()
-        }
-        for start in range(0, n, size):
-            stop = min(start + size, n)
-            x = self._padded(crops[start:stop], np.float32)
-            inside = None
-            if masks is not None:
-                inside = self._padded(masks[start:stop] == CENTRE_CELL, np.bool_)
-            read = self.forward(x, inside, mode)
-            for layer, values in features.items():
-                values[start:stop] = read[layer][: stop - start].cpu().numpy()
-        return features
 
-    @torch.inference_mode()
+        def batch(part: slice) -> tuple[Tensor, Tensor | None]:
+            x = self._padded(crops[part], np.float32)
+            if masks is None:
+                return x, None
+            return x, self._padded(masks[part] == CENTRE_CELL, np.bool_)
+
+        return self.embed_batches(len(crops), batch, mode)
+
+    def embed_batches(
+        self, n: int, batch: Batch, mode: str = "unmasked"
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Return the features of n crops that are made a micro-batch at a time, by layer.
+
+        Parameters
+        ----------
+        n : int
+        batch : callable
+            Given a slice of ``[0, n)``, the crops (micro_batch, channel, y, x), float32, counts,
+            and the centre cells (micro_batch, y, x), bool, or None; on the model's device.
+        mode : {"unmasked", "masked", "masked_mean"}
+
+        Returns
+        -------
+        dict of str to array (n, width), float32
+        """
+        steps_of(self.spec, mode)
+        size = self.engine.micro_batch
+        features = {
+            layer: torch.empty((n, width), dtype=torch.float32, device=self.device)
+            for layer, width in self.spec.layers.items()
+        }
+        started: deque[tuple[slice, Answer]] = deque()
+
+        def take() -> None:
+            part, answer = started.popleft()
+            read = answer()
+            for layer, values in features.items():
+                values[part] = read[layer][: part.stop - part.start]
+
+        for start in range(0, n, size):
+            part = slice(start, min(start + size, n))
+            crops, masks = batch(part)
+            if len(started) == self._run.at_once:
+                take()
+            started.append((part, self._start(crops, masks, mode)))
+        while started:
+            take()
+        # one copy at the end: a GPU would wait for each
+        return {layer: values.cpu().numpy() for layer, values in features.items()}
+
+    @cached_property
+    def _run(self) -> Runner:
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return runner(self.network, self.spec, self.engine)
+
     def forward(self, crops: Tensor, masks: Tensor | None, mode: str) -> dict[str, Tensor]:
-        """Return layers and "logits" of one micro-batch, on the device.
+        """Return the layers of one micro-batch, on the device; as it is written also "logits".
 
         Parameters
         ----------
@@ -93,19 +164,25 @@ class EmbeddingModel:
         masks : tensor (micro_batch, y, x), bool, or None
         mode : {"unmasked", "masked", "masked_mean"}
         """
+        return self._start(crops, masks, mode)()
+
+    @torch.inference_mode()
+    def _start(self, crops: Tensor, masks: Tensor | None, mode: str) -> Answer:
         x = preprocess(crops, masks, self.spec, mode)
+        if x is crops:
+            # of a model that takes counts: who gave them may use their memory again
+            x = x.clone()
         edge, slack = self.spec.network_crop_px, self.spec.input_size_px - self.spec.network_crop_px
-        corners = [(slack // 2, slack // 2)]
-        if self.spec.views == "corners":
-            corners += [(0, 0), (0, slack), (slack, 0), (slack, slack)]
-        views = [x[..., y : y + edge, z : z + edge] for y, z in corners]
-        read = [self.network(v.contiguous(memory_format=torch.channels_last)) for v in views]
-        if len(read) == 1:
-            return read[0]  # type: ignore[no-any-return]
-        return {layer: torch.stack([r[layer] for r in read]).mean(0) for layer in read[0]}
+        if self.spec.views == "centre":
+            return self._run.start(x[..., slack // 2 :, slack // 2 :][..., :edge, :edge])
+        corners = [(slack // 2, slack // 2), (0, 0), (0, slack), (slack, 0), (slack, slack)]
+        views = (x[..., y : y + edge, z : z + edge] for y, z in corners)
+        read = [{k: v.clone() for k, v in self._run.start(view)().items()} for view in views]
+        mean = {layer: torch.stack([r[layer] for r in read]).mean(0) for layer in read[0]}
+        return lambda: mean
 
     def _padded(self, values: npt.NDArray[Any], dtype: npt.DTypeLike) -> Tensor:
-        padded = np.zeros((self.spec.micro_batch, *values.shape[1:]), dtype)
+        padded = np.zeros((self.engine.micro_batch, *values.shape[1:]), dtype)
         padded[: len(values)] = values
         return torch.from_numpy(padded).to(self.device)
 

@@ -48,6 +48,12 @@ class ConvNetwork(nn.Module):
     pool_rounds_up: ClassVar[bool] = False
     dense: ClassVar[dict[str, int]] = {}
     """Widths of the layers after the convolutions that can be read."""
+    reduced_precision: ClassVar[tuple[str, ...]] = ()
+    """In which its accuracies were shown to be the same: `benchmarks/precision.py`."""
+    probed: ClassVar[bool] = True
+    """Whether "auto" looks for what runs it faster than as it is written."""
+    cut = False
+    """Whether to stop after the last layer that is read, without "logits"."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -114,9 +120,14 @@ class ConvNetwork(nn.Module):
         value = taps[self.spec.tap]
         return value.amax((2, 3)) if self.spec.pooling == "max" else value.mean((2, 3))
 
-    def in_order(self, read: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
+    def is_read(self, read: dict[str, Tensor]) -> bool:
+        """Whether all that is asked for has been read, and the rest can be left out."""
+        return self.cut and all(layer in read for layer in self.spec.layers)
+
+    def in_order(self, read: dict[str, Tensor], logits: Tensor | None = None) -> dict[str, Tensor]:
         """Return the layers that the spec asks for, in its order, then "logits"."""
-        return {layer: read[layer] for layer in self.spec.layers} | {"logits": logits}
+        asked = {layer: read[layer] for layer in self.spec.layers}
+        return asked if logits is None else asked | {"logits": logits}
 
 
 def flatten_channels_last(x: Tensor) -> Tensor:

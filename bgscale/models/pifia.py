@@ -53,7 +53,11 @@ class Pifia(ConvNetwork):
         for stage, taps, output in self.run_stages(x):
             if stage.conv in self.spec.layers:
                 read[stage.conv] = self.read(taps)
+            if self.is_read(read):
+                return self.in_order(read)
             x = output
         read["d1"] = self.d1(flatten_channels_last(x)).relu()
         read["d2"] = self.d2(read["d1"]).relu()
+        if self.is_read(read):
+            return self.in_order(read)
         return self.in_order(read, self.d3(read["d2"]))

@@ -16,6 +16,9 @@ from bgscale.schema import CHANNEL_ROLES
 STEPS = ("minmax", "minmax_inside", "percentile_range", "standardise", "mask")
 """Names of the preprocessing steps; `preprocess.py` says what each does."""
 
+STEPS_OF_THE_MASK = frozenset({"minmax_inside", "mask"})
+"""Those that need to know where the centre cell is."""
+
 TAPS = ("conv", "norm", "relu")
 """Where a convolution layer is read: after its convolution, its batch norm, or its ReLU."""
 
@@ -146,7 +149,7 @@ class ModelSpec:
     @property
     def needs_mask(self) -> bool:
         """Whether an unmasked crop, too, is preprocessed with its mask."""
-        return bool({"mask", "minmax_inside"} & set(self.preprocess))
+        return bool(STEPS_OF_THE_MASK & set(self.preprocess))
 
     def to_config(self) -> dict[str, Any]:
         """Return the spec as plain JSON types; `program` only where there is one."""

@@ -5,7 +5,7 @@ refused, with the list of what would be redone, unless asked to redo it. What fo
 that came later is not asked about.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,9 +21,11 @@ from bgscale.distribute.listener import Listener, Silent
 from bgscale.distribute.lock import DEAD_AFTER_S, held
 from bgscale.distribute.parts import Part, present
 from bgscale.errors import InputError, StoreMismatchError
+from bgscale.models.engine import Engine
 from bgscale.pipeline import Stage
 from bgscale.places.space import check_space
 from bgscale.results import Store
+from bgscale.run import engines
 from bgscale.run import growth as growing
 from bgscale.run.estimate import needs, sizes_of
 from bgscale.run.outcome import Outcome, outcome, versions
@@ -68,6 +70,7 @@ class Run:
         self._screen = screen
         self._failed: dict[str, list[int]] = {}
         self._lost: dict[str, list[Unit]] = {}
+        self._engines: engines.Facts = {}
         self._lay_out()
 
     def _lay_out(self, *, redraw: bool = False, mended: Collection[str] = ()) -> None:
@@ -76,6 +79,8 @@ class Run:
         known = attrs.get("known")
         if known and self._screen.kind == "plates":
             self._screen = self._screen.continued(**known)
+        self._lay_out_again = partial(self._lay_out, redraw=redraw, mended=mended)
+        self._engines = engines.kept(self.config, attrs.get("engines", {}) | self._engines)
         job = self.job_of(self.config)
         before = growing.drawn_before(attrs, self._screen.plates)
         again = {*before.attempts, *mended}
@@ -98,7 +103,15 @@ class Run:
 
     def job_of(self, config: RunConfig, tokens: Sequence[tuple[str, str]] = ()) -> Job:
         """Return a job on the screen that is open already."""
-        job = Job(config, tuple(tokens))
+        job = Job(config)
+        job.__dict__["screen"] = self._screen
+        how = (
+            (name, Engine.from_config(self._engines[name]["engine"]))
+            if name in self._engines
+            else (name, engines.expected(job, name))
+            for name in config.models
+        )
+        job = Job(config, tuple(tokens), tuple(how))
         job.__dict__["screen"] = self._screen
         return job
 
@@ -328,6 +341,7 @@ class Run:
                 lock = nullcontext
             kept.enter_context(present(self.config.store, part))
             with lock():
+                self._choose_engines(client, gpu, until, listener, redo=redo)
                 self._begin(until, silent_s=DEAD_AFTER_S if part else 0)
             for stage in self._until(until):
                 if self._made().get(stage.name, {}).get("token") != stage.token:
@@ -367,6 +381,29 @@ class Run:
             return False
         units = [unit for stage in stages for unit in stage.units(self._job)]
         return len(self.ledger.done(units)) == len(units)
+
+    def _choose_engines(
+        self,
+        client: "Client | None",
+        gpu: Mapping[str, float] | None,
+        until: str | None,
+        listener: Listener,
+        *,
+        redo: bool,
+    ) -> None:
+        """Choose how models are run, where that is open, and lay the stages out by it."""
+        if not any(stage.embeds for stage in self._until(until)):
+            return
+        # another part of the run may have decided meanwhile
+        attrs = self.store.attrs() if self.store.exists() else {}
+        known = engines.kept(self.config, attrs.get("engines", {}))
+        if redo and client is None:
+            known = {name: fact for name, fact in known.items() if engines.fits_here(fact)}
+        missing = [name for name in self.config.models if name not in known]
+        self._engines = known | engines.choose(self._job, missing, client, gpu)
+        for name in missing:
+            listener.notice(engines.said(name, self._engines[name]))
+        self._lay_out_again()
 
     def _begin(self, until: str | None, silent_s: float) -> None:
         """Bring the store to where this run begins: without what it will make anew.
@@ -433,6 +470,7 @@ class Run:
             "attempts": dict(self._growth.attempts),
             "samples": self._samples(),
             "config": self.config.to_config(),
+            "engines": self._engines,
             "versions": versions(),
             "planned": [stage.name for stage in self._stages],
         }

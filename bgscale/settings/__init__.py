@@ -9,7 +9,7 @@ Gupta, Moses & Lu (2025), Representation Learning Methods for Single-Cell Micros
 by Background Cells. PMLR 311:162-177.
 """
 
-from bgscale.settings.compose import blocks, compose
+from bgscale.settings.compose import blocks, compose, compose_into, scaling
 from bgscale.settings.donors import (
     RIM_PX,
     Cells,
@@ -35,10 +35,12 @@ __all__ = [
     "Setting",
     "blocks",
     "compose",
+    "compose_into",
     "deal_donors",
     "draw_donors",
     "get_setting",
     "pack",
+    "scaling",
     "select_donors",
     "uncovered_bits",
     "uncovered_px",

@@ -5,11 +5,11 @@ donor bank that the process holds.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +17,19 @@ import numpy.typing as npt
 from bgscale import embed as kernels
 from bgscale import settings as swaps
 from bgscale.config import ModelSection
-from bgscale.crops import fill_with_medium
 from bgscale.distribute.units import Unit
 from bgscale.errors import InputError
 from bgscale.models import load_model, model_files
 from bgscale.models.embedding import EmbeddingModel
-from bgscale.schema import CENTRE_CELL, MEDIUM, OWN_BACKGROUND, Missing
+from bgscale.models.engine import Engine, processor
+from bgscale.schema import CENTRE_CELL, OWN_BACKGROUND, Missing
 from bgscale.settings import Cells, Donors, Setting
 from bgscale.stages.cells import Done, cell_ranges, shard_cells
+from bgscale.stages.composing import Batches, Block, Swapped, bank_of, compose, draw, swap
 from bgscale.stages.job import Bank, Job, open_job
 
+T = TypeVar("T")
+R = TypeVar("R")
 COMPOSED_AT_ONCE = 512
 BEFORE = "before"
 FEATURE_CHUNK = 1024
@@ -36,7 +39,8 @@ SAMPLED_CELLS = 2
 
 def model_of(text: str, name: str) -> EmbeddingModel:
     """Return a model of the job, loaded once a process and again when its file has changed."""
-    section = open_job(text).config.models[name]
+    job = open_job(text)
+    section = job.config.models[name]
     if section.weights and not Path(section.weights).is_file():
         msg = (
             f"models.{name}.weights: no file {section.weights}; `bgscale train run.toml` writes "
@@ -45,132 +49,21 @@ def model_of(text: str, name: str) -> EmbeddingModel:
         raise InputError(msg)
     files = [file.stat() for file in model_files(section.spec, section.weights) if file.exists()]
     version = tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in files)
-    return _model_of(section, version)
+    return _model_of(section, version, dict(job.engines).get(name))
 
 
 @lru_cache(maxsize=4)
-def _model_of(section: ModelSection, version: tuple[tuple[int, ...], ...]) -> EmbeddingModel:
-    del version
+def _model_of(
+    section: ModelSection, version: tuple[tuple[int, ...], ...], engine: Engine | None
+) -> EmbeddingModel:
+    if engine is not None:
+        return _model_of(section, version, None).on(engine)
     return load_model(
         section.spec or section.architecture,
         weights=section.weights or None,
         seed=section.seed,
         overrides=section.overrides() or None,
     )
-
-
-@dataclass(frozen=True)
-class Block:
-    """Cells that are composed and embedded together.
-
-    Parameters
-    ----------
-    cells : Cells
-    image : array (cell, channel, y, x)
-    mask : array (cell, y, x), uint8
-    range : array (cell, channel, bound), float32
-    usable : array (cell,), bool
-    """
-
-    cells: Cells
-    image: npt.NDArray[Any]
-    mask: npt.NDArray[np.uint8]
-    range: npt.NDArray[np.float32]
-    usable: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Swapped:
-    """Crops under one setting, and where their backgrounds come from.
-
-    Parameters
-    ----------
-    crops : array (cell, channel, y, x), float32
-        Undefined where missing.
-    missing : array (cell,), uint8
-        `schema.Missing` codes.
-    donor : array (cell,), uint64
-        Identity of the donor; 0 where there is none.
-    donor_class : array (cell,), int16
-    uncovered : array (cell,), int32
-        Pixels of the donor's centre cell that stay visible.
-    """
-
-    crops: npt.NDArray[np.float32]
-    missing: npt.NDArray[np.uint8]
-    donor: npt.NDArray[np.uint64]
-    donor_class: npt.NDArray[np.int16]
-    uncovered: npt.NDArray[np.int32]
-
-
-def swap(
-    block: Block,
-    setting: Setting,
-    bank: Bank | None,
-    drawn: Donors | None,
-    *,
-    channels: Sequence[int],
-) -> Swapped:
-    """Return these channels of the block's crops under a setting, on the donors drawn for it."""
-    n = len(block.cells)
-    missing = np.where(block.usable, Missing.PRESENT, Missing.UNUSABLE).astype(np.uint8)
-    donor, donor_class = np.zeros(n, np.uint64), np.full(n, -1, np.int16)
-    uncovered = np.zeros(n, np.int32)
-    crops = block.image[:, channels].astype(np.float32)
-    if setting.refill:
-        holes = block.mask == CENTRE_CELL if setting.refill == "centre" else block.mask != MEDIUM
-        for i in np.flatnonzero(block.usable):
-            filled = fill_with_medium(
-                block.image[i],
-                hole=holes[i],
-                mask=block.mask[i],
-                cell=int(block.cells.ids[i]),
-            )
-            if filled is None:
-                missing[i] = Missing.NO_MEDIUM
-            else:
-                crops[i] = filled[list(channels)]
-    if bank is not None and drawn is not None:
-        missing = np.where(block.usable, drawn.missing, missing)
-        rows = np.flatnonzero(missing == Missing.PRESENT)
-        place = drawn.localization[rows], drawn.slot[rows]
-        each = (*(index[:, None] for index in place), np.asarray(channels)[None])
-        crops[rows] = swaps.compose(
-            crops[rows],
-            block.mask[rows],
-            bank.image[each],
-            centre_range=block.range[rows][:, channels] if setting.scale else None,
-            donor_range=bank.range[each] if setting.scale else None,
-        )
-        donor[rows], donor_class[rows] = bank.ids[place], drawn.localization[rows]
-        uncovered[rows] = swaps.uncovered_px(block.mask[rows], bank.mask[place])
-    return Swapped(crops, missing, donor, donor_class, uncovered)
-
-
-def draw(job: Job, block: Block, setting: Setting, bank: Bank | None) -> Donors | None:
-    """Draw a donor for each cell of a block, where the setting has any.
-
-    Of ``donors.candidates`` donors, each drawn uniformly, the one is taken whose own centre cell
-    the foreground covers best, the first of several.
-    """
-    if bank is None:
-        return None
-    seed = job.config.seed
-    drawn = swaps.draw_donors(setting, block.cells, bank.pool, seed=seed)
-    rows = np.flatnonzero(drawn.missing == Missing.PRESENT)
-    if setting.source != "crop" or not len(rows):
-        return drawn
-    own, slot = swaps.pack(block.mask[rows]), drawn.slot.copy()
-    k = drawn.localization[rows]
-    fewest = swaps.uncovered_bits(own, bank.packed_with_rim[k, slot[rows]])
-    for candidate in range(1, job.config.donors.candidates):
-        again = swaps.draw_donors(
-            setting, block.cells, bank.pool, seed=seed, candidate=candidate
-        ).slot[rows]
-        uncovered = swaps.uncovered_bits(own, bank.packed_with_rim[k, again])
-        better = uncovered < fewest
-        slot[rows[better]], fewest[better] = again[better], uncovered[better]
-    return Donors(drawn.localization, slot, drawn.missing)
 
 
 def deal(job: Job, setting: Setting, k: int, background: int) -> Donors | None:
@@ -191,29 +84,20 @@ def deal(job: Job, setting: Setting, k: int, background: int) -> Donors | None:
     )
 
 
-def bank_of(job: Job, setting: Setting) -> Bank | None:
-    """Return the bank that a setting draws from."""
-    node = {"own": None, "crop": "donors", "window": "windows"}[setting.source]
-    return None if node is None else job.bank(node)
-
-
 def features(
-    job: Job, model: EmbeddingModel, block: Block, swapped: Swapped, setting: Setting
+    job: Job,
+    model: EmbeddingModel,
+    block: Block,
+    swapped: Swapped,
+    setting: Setting,
+    channels: Sequence[int],
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Embed the present cells of a block; the others are NaN: layer -> (cell, feature)."""
-    spec = model.spec
-    rows = np.flatnonzero(swapped.missing == Missing.PRESENT)
-    factor = kernels.zoom(spec, job.pixel_size_um)
-    crops, masks = kernels.fit_window(
-        swapped.crops[rows],
-        block.mask[rows],
-        size_px=spec.input_size_px,
-        factor=factor,
-    )
+    batches = Batches(job, model, block, setting, swapped, channels)
     out = {}
-    for layer, values in model.embed(crops, masks, mode=setting.mode).items():
+    for layer, values in model.embed_batches(len(batches), batches, setting.mode).items():
         out[layer] = np.full((len(swapped.missing), values.shape[1]), np.nan, np.float32)
-        out[layer][rows] = values
+        out[layer][swapped.rows] = values
     return out
 
 
@@ -256,16 +140,8 @@ def model_attrs(job: Job, model: EmbeddingModel) -> dict[str, Any]:
         "model": model.spec.to_config(),
         "random_weights": model.random_weights,
         "crops_enlarged_by": factor,
-        "processor": processor(),
-        "precision": "float32",
+        "engine": model.engine.to_config(),
     }
-
-
-def processor() -> str:
-    """Return backend and instruction set: float32 results differ between instruction sets."""
-    import torch
-
-    return f"torch-cpu-{torch.backends.cpu.get_cpu_capability()}"
 
 
 def check_planned(job: Job, node: str, model: EmbeddingModel) -> None:
@@ -274,10 +150,10 @@ def check_planned(job: Job, node: str, model: EmbeddingModel) -> None:
     if attrs["model"] != json.loads(json.dumps(model.spec.to_config())):
         msg = f"the weights of {node} have changed since it was planned: run with --redo"
         raise InputError(msg)
-    planned = attrs["processor"]
-    if planned != processor():
+    planned, here = attrs["engine"], processor(model.engine.device)
+    if planned["processor"] != here:
         msg = (
-            f"{node} was planned for {planned}, this worker is {processor()}: their float32 "
+            f"{node} was planned for {planned['processor']!r}, this worker is {here!r}: their "
             "features differ in the last bits; use workers of one kind, or run with --redo"
         )
         raise InputError(msg)
@@ -328,20 +204,14 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
             for array, values in arrays.items():
                 values[:, s] = store.read(f"{before}/{array}", whole, kept[setting.name])
     new = [(s, setting) for s, setting in enumerate(settings) if setting.name not in kept]
-    for part in [] if lost or not new else swaps.blocks(n, COMPOSED_AT_ONCE):
-        rows = np.arange(unit.start + part.start, unit.start + part.stop)
-        block = Block(
-            table.cells.take(rows),
-            store.read(f"plates/{plate}/crops/image", slice(rows[0], rows[-1] + 1)),
-            store.read(f"plates/{plate}/crops/mask", slice(rows[0], rows[-1] + 1)),
-            cell_ranges(job, plate, table.cells.protein[rows], table.cells.field[rows]),
-            table.usable[rows],
-        )
-        for s, setting in new:
-            bank = bank_of(job, setting)
-            drawn = draw(job, block, setting, bank)
-            swapped = swap(block, setting, bank, drawn, channels=channels)
-            for layer, values in features(job, model, block, swapped, setting).items():
+    parts = [] if lost or not new else list(swaps.blocks(n, COMPOSED_AT_ONCE))
+    for part, (block, drawn) in zip(
+        parts, ahead(partial(_read_and_draw, job, plate, unit.start, new), parts), strict=True
+    ):
+        for (s, setting), donors in zip(new, drawn, strict=True):
+            swapped = swap(block, setting, bank_of(job, setting), donors)
+            read = features(job, model, block, swapped, setting, channels)
+            for layer, values in read.items():
                 layers[layer][part, s] = values
             for variable in _SWAP_VARIABLES:
                 records[variable][part, s] = getattr(swapped, variable)
@@ -350,6 +220,36 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
     for layer, values in layers.items():
         files += store.write(f"{node}/{layer}/embedding", region, values)
     return files, {"cells": n, "settings": len(settings)}
+
+
+def _read_and_draw(
+    job: Job, plate: str, start: int, settings: Sequence[tuple[int, Setting]], part: slice
+) -> tuple[Block, list[Donors | None]]:
+    """Return some cells of a unit, and their donors under these settings."""
+    table = job.cells(plate)
+    rows = np.arange(start + part.start, start + part.stop)
+    where = slice(rows[0], rows[-1] + 1)
+    block = Block(
+        table.cells.take(rows),
+        job.store.read(f"plates/{plate}/crops/image", where),
+        job.store.read(f"plates/{plate}/crops/mask", where),
+        cell_ranges(job, plate, table.cells.protein[rows], table.cells.field[rows]),
+        table.usable[rows],
+    )
+    return block, [draw(job, block, setting, bank_of(job, setting)) for _, setting in settings]
+
+
+def ahead(read: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield what is read of each item, in order; the next is read while one is worked on."""
+    if not items:
+        return
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(read, items[0])
+        for item in items[1:]:
+            found = following.result()
+            following = reader.submit(read, item)
+            yield found
+        yield following.result()
 
 
 def centre_block(job: Job, centres: Bank, k: int, part: slice) -> Block:
@@ -429,8 +329,9 @@ def grid(job: Job, unit: Unit) -> Done:
         for part in swaps.blocks(draws, COMPOSED_AT_ONCE):
             block = centre_block(job, centres, k, part)
             drawn = None if dealt is None else dealt.take(part)
-            swapped = swap(block, setting, bank, drawn, channels=channels)
-            values[k, part] = features(job, model, block, swapped, setting)[layer]
+            swapped = swap(block, setting, bank, drawn)
+            read = features(job, model, block, swapped, setting, channels)
+            values[k, part] = read[layer]
             donor[k, part], missing[k, part] = swapped.donor, swapped.missing
     region = [(s, s + 1), (b, b + 1)]
     files = []
@@ -464,7 +365,7 @@ def sample(job: Job, unit: Unit) -> Done:
     del unit
     store, centres = job.store, job.bank("centres")
     examples = slice(0, store.array("sample/image").shape[1])
-    channels = range(len(job.channels))
+    channels = np.arange(len(job.channels))
     image = np.zeros(store.array("sample/image").shape, np.float32)
     missing = np.zeros(store.array("sample/missing").shape, np.uint8)
     for k in range(len(job.classes)):
@@ -472,9 +373,12 @@ def sample(job: Job, unit: Unit) -> Done:
         for s, setting in enumerate(job.settings):
             bank = bank_of(job, setting)
             drawn = draw(job, block, setting, bank)
-            swapped = swap(block, setting, bank, drawn, channels=channels)
-            inside = (block.mask == CENTRE_CELL)[:, None] | (setting.mode == "unmasked")
-            image[k, :, s] = np.where(inside, swapped.crops, 0)
+            swapped = swap(block, setting, bank, drawn)
+            rows = swapped.rows
+            crops = np.zeros_like(image[k, rows, s])
+            compose(block, setting, bank, swapped, rows=rows, channels=channels, out=crops)
+            inside = (block.mask[rows] == CENTRE_CELL)[:, None] | (setting.mode == "unmasked")
+            image[k, rows, s] = np.where(inside, crops, 0)
             missing[k, :, s] = swapped.missing
     files = []
     for name, values in (

@@ -425,4 +425,4 @@ def shifts(job: Job, unit: Unit) -> Done:
 def _provenance(job: Job, node: str) -> dict[str, Any]:
     """Return what says of a result which model, with which weights, made its features."""
     attrs = job.store.attrs(node)
-    return {key: attrs[key] for key in ("model", "random_weights", "processor", "precision")}
+    return {key: attrs[key] for key in ("model", "random_weights", "engine")}

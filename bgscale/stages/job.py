@@ -8,33 +8,42 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bgscale.config import RunConfig
 from bgscale.errors import InputError
+from bgscale.models.engine import Engine
 from bgscale.results import Store
 from bgscale.schema import CHANNEL_ROLES, Reason
 from bgscale.screen import AnyScreen, open_screen
 from bgscale.settings import RIM_PX, Cells, Ints, Pool, Setting, get_setting, pack
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A run config, the tokens of its stages, and what they open.
+    """A run config, the tokens of its stages, how its models are run, and what they open.
 
-    The tokens are there so that a process which outlives a store does not serve an older one.
+    The tokens are there so that a process which outlives a store does not serve an older one. A
+    model without an engine is run as it is written.
     """
 
     config: RunConfig
     tokens: tuple[tuple[str, str], ...] = ()
+    engines: tuple[tuple[str, Engine], ...] = ()
 
     @property
     def text(self) -> str:
         """The job as JSON."""
-        return json.dumps({"config": self.config.to_config(), "tokens": self.tokens})
+        engines = {name: engine.to_config() for name, engine in self.engines}
+        return json.dumps(
+            {"config": self.config.to_config(), "tokens": self.tokens, "engines": engines}
+        )
 
     @cached_property
     def store(self) -> Store:
@@ -273,6 +282,16 @@ class Bank:
     mask: npt.NDArray[np.uint8]
     range: npt.NDArray[np.float32]
 
+    @property
+    def donors(self) -> npt.NDArray[Any]:
+        """All slots, one after the other: (localization * slot, channel, y, x)."""
+        return self.image.reshape(-1, *self.image.shape[2:])
+
+    @cached_property
+    def resident(self) -> dict[str, "Tensor"]:
+        """What lies on a device already, by its name."""
+        return {}
+
     @cached_property
     def packed(self) -> npt.NDArray[np.uint8]:
         """Their own centre cells, as bits: (localization, slot, byte), uint8."""
@@ -301,7 +320,8 @@ def open_job(text: str) -> Job:
     if text not in _JOBS:
         values = json.loads(text)
         tokens = tuple((name, token) for name, token in values["tokens"])
-        remember(Job(RunConfig.from_dict(values["config"]), tokens))
+        engines = tuple((n, Engine.from_config(how)) for n, how in values["engines"].items())
+        remember(Job(RunConfig.from_dict(values["config"]), tokens, engines))
     return _JOBS[text]
 
 

@@ -1,0 +1,270 @@
+"""Cells on other backgrounds: who lends, and the pixels, a micro-batch at a time.
+
+Synthetic crops are never stored, and never lie in memory all at once: what a network reads next is
+composed from a block of crops and the donor bank, on the device where it is read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bgscale import embed as kernels
+from bgscale import settings as swaps
+from bgscale.crops import fill_with_medium
+from bgscale.schema import CENTRE_CELL, MEDIUM, Missing
+from bgscale.settings import Cells, Donors, Ints, Setting
+from bgscale.stages.job import Bank, Job
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from bgscale.models.embedding import EmbeddingModel
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cells that are composed and embedded together.
+
+    Parameters
+    ----------
+    cells : Cells
+    image : array (cell, channel, y, x)
+    mask : array (cell, y, x), uint8
+    range : array (cell, channel, bound), float32
+    usable : array (cell,), bool
+    """
+
+    cells: Cells
+    image: npt.NDArray[Any]
+    mask: npt.NDArray[np.uint8]
+    range: npt.NDArray[np.float32]
+    usable: npt.NDArray[np.bool_]
+
+    @cached_property
+    def resident(self) -> dict[str, "Tensor"]:
+        """What lies on a device already, by its name."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """A block under one setting: where its backgrounds come from.
+
+    Parameters
+    ----------
+    missing : array (cell,), uint8
+        `schema.Missing` codes.
+    donor : array (cell,), uint64
+        Identity of the donor; 0 where there is none.
+    donor_class : array (cell,), int16
+    uncovered : array (cell,), int32
+        Pixels of the donor's centre cell that stay visible.
+    place : array (cell,), int64
+        Of the donor in its bank; -1 where there is none.
+    image : array (cell, channel, y, x), optional
+        Refilled crops, where the setting refills; undefined where missing.
+    """
+
+    missing: npt.NDArray[np.uint8]
+    donor: npt.NDArray[np.uint64]
+    donor_class: npt.NDArray[np.int16]
+    uncovered: npt.NDArray[np.int32]
+    place: Ints
+    image: npt.NDArray[Any] | None = None
+
+    @property
+    def rows(self) -> Ints:
+        """Which cells are there."""
+        return np.flatnonzero(self.missing == Missing.PRESENT)
+
+
+def bank_of(job: Job, setting: Setting) -> Bank | None:
+    """Return the bank that a setting draws from."""
+    node = {"own": None, "crop": "donors", "window": "windows"}[setting.source]
+    return None if node is None else job.bank(node)
+
+
+def draw(job: Job, block: Block, setting: Setting, bank: Bank | None) -> Donors | None:
+    """Draw a donor for each cell of a block, where the setting has any.
+
+    Of ``donors.candidates`` donors, each drawn uniformly, the one is taken whose own centre cell
+    the foreground covers best, the first of several.
+    """
+    if bank is None:
+        return None
+    seed = job.config.seed
+    drawn = swaps.draw_donors(setting, block.cells, bank.pool, seed=seed)
+    rows = np.flatnonzero(drawn.missing == Missing.PRESENT)
+    if setting.source != "crop" or not len(rows):
+        return drawn
+    own, slot = swaps.pack(block.mask[rows]), drawn.slot.copy()
+    k = drawn.localization[rows]
+    fewest = swaps.uncovered_bits(own, bank.packed_with_rim[k, slot[rows]])
+    for candidate in range(1, job.config.donors.candidates):
+        again = swaps.draw_donors(
+            setting, block.cells, bank.pool, seed=seed, candidate=candidate
+        ).slot[rows]
+        uncovered = swaps.uncovered_bits(own, bank.packed_with_rim[k, again])
+        better = uncovered < fewest
+        slot[rows[better]], fewest[better] = again[better], uncovered[better]
+    return Donors(drawn.localization, slot, drawn.missing)
+
+
+def swap(block: Block, setting: Setting, bank: Bank | None, drawn: Donors | None) -> Swapped:
+    """Return where the block's backgrounds come from under a setting, of the donors drawn."""
+    n = len(block.cells)
+    missing = np.where(block.usable, Missing.PRESENT, Missing.UNUSABLE).astype(np.uint8)
+    donor, donor_class = np.zeros(n, np.uint64), np.full(n, -1, np.int16)
+    uncovered, place = np.zeros(n, np.int32), np.full(n, -1, np.int64)
+    image = _refilled(block, setting, missing) if setting.refill else None
+    if bank is not None and drawn is not None:
+        missing = np.where(block.usable, drawn.missing, missing)
+        rows = np.flatnonzero(missing == Missing.PRESENT)
+        lent = drawn.localization[rows], drawn.slot[rows]
+        donor[rows], donor_class[rows] = bank.ids[lent], drawn.localization[rows]
+        uncovered[rows] = swaps.uncovered_px(block.mask[rows], bank.mask[lent])
+        place[rows] = np.ravel_multi_index(lent, bank.ids.shape)
+    return Swapped(missing, donor, donor_class, uncovered, place, image)
+
+
+def _refilled(block: Block, setting: Setting, missing: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """Return the crops with their cells replaced by medium; notes where there is too little."""
+    image = block.image.copy()
+    holes = block.mask == CENTRE_CELL if setting.refill == "centre" else block.mask != MEDIUM
+    for i in np.flatnonzero(block.usable):
+        filled = fill_with_medium(
+            block.image[i], hole=holes[i], mask=block.mask[i], cell=int(block.cells.ids[i])
+        )
+        if filled is None:
+            missing[i] = Missing.NO_MEDIUM
+        else:
+            image[i] = filled
+    return image
+
+
+def compose(
+    block: Block,
+    setting: Setting,
+    bank: Bank | None,
+    swapped: Swapped,
+    *,
+    rows: Ints,
+    channels: Ints,
+    out: npt.NDArray[np.float32],
+) -> None:
+    """Fill `out` (n, channel, y, x) with cells that are there, under a setting."""
+    image = block.image if swapped.image is None else swapped.image
+    if bank is None:
+        out[:] = image[rows[:, None], channels]
+        return
+    scale = _scale(block, setting, bank, swapped, rows, channels)
+    place = swapped.place[rows]
+    swaps.compose_into(out, image, block.mask, bank.donors, rows, place, channels, scale)
+
+
+def _scale(
+    block: Block, setting: Setting, bank: Bank, swapped: Swapped, rows: Ints, channels: Ints
+) -> npt.NDArray[np.float32] | None:
+    if not setting.scale:
+        return None
+    bounds = bank.range.reshape(-1, *bank.range.shape[2:])
+    lent = bounds[swapped.place[rows][:, None], channels]
+    return swaps.scaling(block.range[rows[:, None], channels], lent)
+
+
+class Batches:
+    """Gives a model the crops of a block under a setting: `models.embedding.Batch`.
+
+    On a processor each micro-batch is composed into the same memory, which stays in its cache; on
+    a GPU from crops and bank that lie there.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        model: "EmbeddingModel",
+        block: Block,
+        setting: Setting,
+        swapped: Swapped,
+        channels: Sequence[int],
+    ) -> None:
+        self._block, self._setting, self._swapped = block, setting, swapped
+        self._bank, self._model = bank_of(job, setting), model
+        self._rows, self._channels = swapped.rows, np.asarray(channels)
+        self._factor = kernels.zoom(model.spec, job.pixel_size_um)
+        self._masked = model.reads_mask(setting.mode)
+        window = model.spec.input_size_px
+        self._fits = self._factor == 1.0 and block.mask.shape[1:] == (window, window)
+
+    def __len__(self) -> int:
+        """Return how many crops there are."""
+        return len(self._rows)
+
+    @cached_property
+    def _out(self) -> npt.NDArray[np.float32]:
+        size = self._model.engine.micro_batch, len(self._channels), *self._block.mask.shape[1:]
+        return np.empty(size, np.float32)
+
+    def __call__(self, part: slice) -> tuple["Tensor", "Tensor | None"]:
+        """Return a micro-batch: crops in counts, and where their centre cells are.
+
+        It is filled up with crops of its own.
+        """
+        rows = np.resize(self._rows[part], self._model.engine.micro_batch)
+        if self._fits and self._model.device.type != "cpu":
+            return self._on_device(rows)
+        return self._on_host(rows)
+
+    def _on_host(self, rows: Ints) -> tuple["Tensor", "Tensor | None"]:
+        import torch
+
+        compose(
+            self._block, self._setting, self._bank, self._swapped,
+            rows=rows, channels=self._channels, out=self._out,
+        )  # fmt: skip
+        crops, masks = kernels.fit_window(
+            self._out,
+            self._block.mask[rows],
+            size_px=self._model.spec.input_size_px,
+            factor=self._factor,
+        )
+        inside = torch.from_numpy(masks == CENTRE_CELL) if self._masked else None
+        there = self._model.device
+        return torch.from_numpy(crops).to(there), None if inside is None else inside.to(there)
+
+    def _on_device(self, rows: Ints) -> tuple["Tensor", "Tensor | None"]:
+        import torch
+
+        from bgscale.settings.device import composed, counts, to_device
+
+        there, block, bank = self._model.device, self._block, self._bank
+        held = resident(block.resident, there, image=block.image, mask=block.mask)
+        image = held["image"]
+        if self._swapped.image is not None:
+            image = to_device(self._swapped.image, there)
+        at, channels = torch.from_numpy(rows).to(there), torch.from_numpy(self._channels).to(there)
+        inside = held["mask"][at] == CENTRE_CELL if self._masked else None
+        if bank is None:
+            return counts(image[at[:, None], channels]), inside
+        donors = torch.from_numpy(self._swapped.place[rows]).to(there)
+        scale = _scale(block, self._setting, bank, self._swapped, rows, self._channels)
+        lent = resident(bank.resident, there, image=bank.donors)["image"]
+        mapped = None if scale is None else torch.from_numpy(scale).to(there)
+        return composed(image, held["mask"], lent, at, donors, channels, mapped), inside
+
+
+def resident(
+    held: dict[str, "Tensor"], device: "torch.device", **arrays: npt.NDArray[Any]
+) -> dict[str, "Tensor"]:
+    """Return arrays on a device, where they stay for as long as `held` does."""
+    from bgscale.settings.device import to_device
+
+    for name, values in arrays.items():
+        if name not in held or held[name].device.type != device.type:
+            held[name] = to_device(values, device)
+    return held

@@ -1,0 +1,172 @@
+"""Crops are composed where they are read, from pixels that were read once."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from screens import config_of
+
+from bgscale.models import load_model
+from bgscale.results import Store
+from bgscale.run import Run
+from bgscale.schema import CENTRE_CELL
+from bgscale.settings import SETTINGS, compose_into, scaling
+from bgscale.settings.device import composed, counts, to_device
+from bgscale.stages.composing import Batches, bank_of, swap
+from bgscale.stages.embedding import _read_and_draw, ahead
+from bgscale.stages.job import Job
+
+CPU = torch.device("cpu")
+
+
+def plainly(image, mask, bank, rows, donors, channels, bounds):
+    """Compose by the words of the protocol."""
+    background = bank[donors][:, channels].astype(np.float32)
+    if bounds is not None:
+        new, old = (b[..., None, None].astype(np.float32) for b in bounds)
+        gain = (new[:, :, 1] - new[:, :, 0]) / (old[:, :, 1] - old[:, :, 0])
+        background = (background - old[:, :, 0]) * gain + new[:, :, 0]
+    inside = (mask[rows] == CENTRE_CELL)[:, None]
+    return np.where(inside, image[rows][:, channels].astype(np.float32), background)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([np.uint16, np.float32]),
+    st.sampled_from([[0, 1], [2, 0], [1]]),
+    st.booleans(),
+)
+def test_the_compiled_loop_and_the_gpu_give_what_the_protocol_says(seed, dtype, channels, scaled):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 2**16, (4, 3, 6, 5)).astype(dtype)
+    bank = rng.integers(0, 2**16, (7, 3, 6, 5)).astype(dtype)
+    mask = rng.integers(0, 3, (4, 6, 5), np.uint8)
+    rows, donors, channels = rng.integers(0, 4, 9), rng.integers(0, 7, 9), np.array(channels)
+    bounds = None
+    if scaled:
+        low = rng.gamma(2, 300, (2, 9, len(channels)))
+        bounds = np.stack([low, low + rng.gamma(2, 900, low.shape) + 1], -1).astype(np.float32)
+    expected = plainly(image, mask, bank, rows, donors, channels, bounds)
+    scale = None if bounds is None else scaling(*bounds)
+    out = np.empty(expected.shape, np.float32)
+    compose_into(out, image, mask, bank, rows, donors, channels, scale)
+    np.testing.assert_array_equal(out, expected)
+    there = composed(
+        to_device(image, CPU),
+        to_device(mask, CPU),
+        to_device(bank, CPU),
+        *(torch.from_numpy(i) for i in (rows, donors, channels)),
+        scale=None if scale is None else torch.from_numpy(scale),
+    )
+    np.testing.assert_array_equal(there.numpy(), expected)
+
+
+def test_counts_on_a_device_are_those_that_were_stored():
+    values = np.array([0, 1, 32767, 32768, 65535], np.uint16)
+    np.testing.assert_array_equal(counts(to_device(values, CPU)).numpy(), values)
+
+
+@pytest.fixture(scope="module")
+def job(small_screen, finished):
+    config = config_of(small_screen, finished.parent, settings=list(SETTINGS))
+    job = Job(config)
+    assert job.store.exists()
+    return job
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("steps", [("minmax",), ("minmax_inside",)])
+def test_what_a_gpu_composes_is_what_a_processor_composes(job, name, steps):
+    changed = {"preprocess": steps, "masked_preprocess": (*steps, "mask"), "micro_batch": 16}
+    model = load_model("tiny", overrides=changed)
+    (s, setting), part = (0, SETTINGS[name]), slice(0, 40)
+    block, (drawn,) = _read_and_draw(job, "crops", 0, [(s, setting)], part)
+    swapped = swap(block, setting, bank_of(job, setting), drawn)
+    batches = Batches(
+        job, model, block, setting, swapped, job.role_indices(["cytosol", "protein"], who="")
+    )
+    assert len(batches) > 20
+    for part in slice(0, 16), slice(16, 19):
+        crops, inside = batches(part)
+        assert crops.shape == (16, 2, 64, 64)
+        rows = np.resize(swapped.rows[part], 16)
+        crops_there, inside_there = batches._on_device(rows)
+        np.testing.assert_array_equal(crops_there.numpy(), crops.numpy())
+        assert (inside is None) == (inside_there is None)
+        if inside is not None:
+            np.testing.assert_array_equal(inside_there.numpy(), inside.numpy())
+            np.testing.assert_array_equal(inside.numpy(), block.mask[rows] == CENTRE_CELL)
+
+
+def test_each_crop_is_read_once_for_all_settings(small_screen, tmp_path, monkeypatch):
+    run = Run.from_config(config_of(small_screen, tmp_path))
+    run.execute(until="bank")
+    read = Store.read
+    rows: dict[str, list[int]] = {}
+
+    def counting(store, name, *where):
+        if "/crops/crops/" in name:
+            span = range(*where[0].indices(10**6))
+            rows.setdefault(name, []).extend(span)
+        return read(store, name, *where)
+
+    monkeypatch.setattr(Store, "read", counting)
+    run.execute(until="embed")
+    cells = store_length(run.store)
+    assert {name: sorted(span) for name, span in rows.items()} == {
+        f"plates/crops/crops/{what}": list(range(cells)) for what in ("image", "mask")
+    }
+
+
+def store_length(store):
+    return store.array("plates/crops/cells/id").shape[0]
+
+
+def test_original_is_embedded_once_a_cell(small_screen, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "bgscale.stages.embedding.Batches",
+        lambda *args: made.append((args[3].name, len(args[4].rows))) or Batches(*args),
+    )
+    run = Run.from_config(config_of(small_screen, tmp_path))
+    run.execute(until="embed")
+    usable = int((run.store.read("plates/crops/cells/reason") == 0).sum())
+    assert sum(n for name, n in made if name == "original") == usable
+
+
+# reading ahead
+
+
+def test_the_next_block_is_read_while_one_is_worked_on():
+    begun, seen = [], []
+    both = threading.Barrier(2, timeout=30)
+
+    def read(item):
+        begun.append(item)
+        if item:
+            # comes back only when the item before it is in work
+            both.wait()
+        return -item
+
+    for found in ahead(read, range(4)):
+        seen.append(found)
+        if found != -3:
+            both.wait()
+    assert seen == [0, -1, -2, -3]
+    assert begun == [0, 1, 2, 3]
+    assert list(ahead(read, [])) == []
+
+
+def test_what_reading_raises_comes_out_where_it_is_used():
+    def read(item):
+        if item == 2:
+            raise OSError("torn")
+        return item
+
+    found = ahead(read, [0, 1, 2, 3])
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(OSError, match="torn"):
+        next(found)
