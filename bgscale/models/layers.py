@@ -95,6 +95,19 @@ class ConvNetwork(nn.Module):
             raise ConfigError(msg)
         return size_px
 
+    @classmethod
+    def values_at_once(cls, channels: int, size_px: int) -> int:
+        """Return how many values of one crop its largest stage holds: input, output, and a copy."""
+        most = 0
+        for stage in cls.stages:
+            held = channels * size_px**2
+            size_px = (size_px + 2 * cls.padding - 3) // stage.stride + 1
+            most = max(most, held + 2 * stage.width * size_px**2)
+            channels = stage.width
+            if stage.pool:
+                size_px = (size_px + cls.pool_rounds_up) // 2
+        return most
+
     def run_stages(self, x: Tensor) -> Iterator[tuple[Stage, dict[str, Tensor], Tensor]]:
         """Yield each stage, its value at the taps (n, width, y, x), and its output after pooling.
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bgscale.models.embedding import EmbeddingModel
 from bgscale.pipeline import Stage
 from bgscale.stages import banks, cells, fields
 from bgscale.stages.embedding import COMPOSED_AT_ONCE, grid_problems, model_of
@@ -19,8 +20,10 @@ CELLS_PER_MEGAPIXEL = 250
 """Assumed where fields are not segmented yet: real wells of yeast hold 200 to 300."""
 PROCESS_BYTES = 500_000_000
 """A worker with its libraries and a small model, before any unit."""
-ACTIVATIONS = 48
-"""float32 values a pixel of a crop that a network holds at once, of its largest layers."""
+VALUES_PER_PIXEL = 200
+"""float32 values a pixel of a crop that a network of unknown layers holds at once."""
+SCRATCH = 2.5
+"""So many times what a network holds it takes, with the working memory of its convolutions."""
 _SHRINKS = {
     "image": 0.6, "mask": 0.07, "label": 0.06, "table": 0.03, "feature": 0.9, "other": 1.0,
 }  # fmt: skip
@@ -183,10 +186,29 @@ def _embedded(job: Job, sizes: Sizes, model: str, plate: str) -> Need:
     shards = -(-count // shard)
     width = sum(spec.layers.values()) * 4
     block = COMPOSED_AT_ONCE * sizes.crop_px * (sizes.channels * (sizes.itemsize + 12) + 2)
-    network = spec.micro_batch * spec.input_size_px**2 * ACTIVATIONS * 4
+    network = _network_bytes(model_of(job.text, model))
     disk = _disk(count * settings * width, "feature") + count * settings * 15
     memory = 2 * shard * settings * width + block + network + _bank_bytes(job, sizes) + 60 * count
     return Need(shards, disk, (len(spec.layers) + 4) * shards, memory)
+
+
+def _network_bytes(model: EmbeddingModel) -> int:
+    """Return the memory of a network that runs: its weights, and a micro-batch."""
+    import torch
+
+    from bgscale.models.layers import ConvNetwork
+
+    network, spec = model.network, model.spec
+    # as it is written, and as it runs
+    weights = 8 * sum(parameter.numel() for parameter in network.parameters())
+    values = VALUES_PER_PIXEL * spec.network_crop_px**2
+    if isinstance(network, ConvNetwork):
+        values = network.values_at_once(len(spec.channels), spec.network_crop_px)
+    crops = SCRATCH * model.engine.micro_batch
+    if model.engine.backend == "openvino":
+        # a micro-batch a thread, of less working memory each
+        crops *= (1 + torch.get_num_threads()) / 2
+    return int(weights + crops * values * 4)
 
 
 def _bank_bytes(job: Job, sizes: Sizes) -> int:
@@ -205,7 +227,7 @@ def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
     width = spec.layers[spec.classification_layer]
     crops = classes * draws * width * 4
     if kind == "grid":
-        network = spec.micro_batch * spec.input_size_px**2 * ACTIVATIONS * 4
+        network = _network_bytes(model_of(job.text, model))
         centres = classes * draws * _crop_bytes(sizes)
         memory = 2 * crops + network + centres + _bank_bytes(job, sizes)
         return Need(problems, _disk(problems * crops, "feature"), 3 * problems, memory)

@@ -261,6 +261,9 @@ class Run:
         """Return the plan as text: what is there, what is to do, what to beware of."""
         lines = [f"screen  {self.config.screen.path}: {self.screen.summary()}"]
         lines.append(f"store   {self.config.store}")
+        for name, engine in self._job.engines:
+            chosen = "" if name in self._engines else "; a probe may choose another one"
+            lines.append(f"model   {name}: {engine}{chosen}")
         lines += [f"note    {text}" for text in self.notices()]
         if self.outdated():
             why = "another config or input made" if self._asked else "made anew, with what is new"
