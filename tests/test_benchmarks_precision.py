@@ -21,10 +21,10 @@ def test_decisions_are_those_behind_the_accuracies() -> None:
 
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(30, 8)), rng.normal(0.5, 1, size=(25, 8))
-    right = told_right(a, b, ClassificationSection())
+    right = told_right(a, b, ClassificationSection(), foldings=2)
     sizes = [len(fold) for fold in np.array_split(np.arange(55), 5)]
-    assert 0.5 < right.mean() < 1
-    assert right.mean() == pytest.approx(np.average(svm_accuracy(a, b).accuracy, weights=sizes))
+    assert 0.5 < right[0].mean() < 1
+    assert right[0].mean() == pytest.approx(np.average(svm_accuracy(a, b).accuracy, weights=sizes))
 
 
 def test_errors_are_the_largest_of_all_cells() -> None:
@@ -48,7 +48,12 @@ def test_a_feature_that_vanishes_has_no_cosine_left() -> None:
 def test_changes_in_both_directions_are_counted() -> None:
     from precision import changes
 
-    before = np.array([True, True, False, False, True])
-    found = changes(before, np.array([True, False, True, True, True]))
+    first = np.array([True, True, False, False, True])
+    other = np.array([True, False, True, True, True])
+    found = changes(np.stack([first] * 3), np.stack([other, first, other]))
     assert (found["now wrong"], found["now right"], found["of"]) == (1, 2, 5)
+    assert found["moves"] == pytest.approx(1 / 5)
     assert found["standard error"] == pytest.approx(3**0.5 / 5, abs=1e-5)
+    # the foldings after the first: three crops changed in one of two
+    assert found["foldings move"] == pytest.approx(0.5 / 5)
+    assert found["foldings standard error"] == pytest.approx((3 / 4) ** 0.5 / 5, abs=1e-5)
