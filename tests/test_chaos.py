@@ -18,7 +18,7 @@ from test_run import assert_same_store
 from bgscale.config import template
 from bgscale.run import status
 
-KILLS = 22
+KILLS = 20
 SEED = 11
 TARGETS = ("worker", "nanny", "scheduler", "driver")
 THREADS = 2

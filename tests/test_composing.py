@@ -77,28 +77,41 @@ def job(small_screen, finished):
     return job
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("mode", ["unmasked", "masked", "masked_mean"])
 @pytest.mark.parametrize("steps", [("minmax",), ("minmax_inside",)])
-def test_what_a_gpu_composes_is_what_a_processor_composes(job, name, steps):
-    changed = {"preprocess": steps, "masked_preprocess": (*steps, "mask"), "micro_batch": 16}
+def test_what_a_gpu_composes_is_what_a_processor_composes(job, mode, steps):
+    changed = {"preprocess": steps, "masked_preprocess": (*steps, "mask"), "micro_batch": 48}
     model = load_model("tiny", overrides=changed)
-    (s, setting), part = (0, SETTINGS[name]), slice(0, 40)
-    block, (drawn,) = _read_and_draw(job, "crops", 0, [(s, setting)], part)
-    swapped = swap(block, setting, bank_of(job, setting), drawn)
-    batches = Batches(
-        job, model, block, setting, swapped, job.role_indices(["cytosol", "protein"], who="")
-    )
-    assert len(batches) > 20
-    for part in slice(0, 16), slice(16, 19):
-        crops, inside = batches(part)
-        assert crops.shape == (16, 2, 64, 64)
-        rows = np.resize(swapped.rows[part], 16)
-        crops_there, inside_there = batches._on_device(rows)
+    channels = job.role_indices(["cytosol", "protein"], who="")
+    several = [setting for setting in SETTINGS.values() if setting.mode == mode]
+    block, drawn = _read_and_draw(job, "crops", 0, list(enumerate(several)), slice(0, 40))
+    wanted = [
+        (setting, swap(block, setting, bank_of(job, setting), donors))
+        for setting, donors in zip(several, drawn, strict=True)
+    ]
+    together = Batches(job, model, block, wanted, channels)
+    apart = [Batches(job, model, block, [one], channels) for one in wanted]
+    assert len(together) == sum(map(len, apart)) > 20 * len(several)
+    first = 0
+    for batches, (_, swapped) in zip(apart, wanted, strict=True):
+        alone, inside = batches(slice(0, len(batches)))
+        crops, inside_too = together(slice(first, first + len(batches)))
+        first += len(batches)
+        np.testing.assert_array_equal(crops.numpy(), alone.numpy())
+        assert (inside is None) == (inside_too is None)
+        if inside is not None:
+            np.testing.assert_array_equal(inside_too.numpy(), inside.numpy())
+            filled_up = np.resize(swapped.rows, len(inside))
+            np.testing.assert_array_equal(inside.numpy(), block.mask[filled_up] == CENTRE_CELL)
+    # also where one setting ends and the next begins
+    for start in range(0, len(together), 48):
+        part = slice(start, min(start + 48, len(together)))
+        crops, inside = together(part)
+        crops_there, inside_there = together._on_device(*together._runs(part))
         np.testing.assert_array_equal(crops_there.numpy(), crops.numpy())
         assert (inside is None) == (inside_there is None)
         if inside is not None:
             np.testing.assert_array_equal(inside_there.numpy(), inside.numpy())
-            np.testing.assert_array_equal(inside.numpy(), block.mask[rows] == CENTRE_CELL)
 
 
 def test_each_crop_is_read_once_for_all_settings(small_screen, tmp_path, monkeypatch):
@@ -129,7 +142,7 @@ def test_original_is_embedded_once_a_cell(small_screen, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(
         "bgscale.stages.embedding.Batches",
-        lambda *args: made.append((args[3].name, len(args[4].rows))) or Batches(*args),
+        lambda *args: made.extend((s.name, len(d.rows)) for s, d in args[3]) or Batches(*args),
     )
     run = Run.from_config(config_of(small_screen, tmp_path))
     run.execute(until="embed")

@@ -128,7 +128,7 @@ def test_the_features_do_not_depend_on_the_number_of_threads(engine, crops):
             torch.set_num_threads(threads)
             # its dense layers are long sums
             model = model_of("deeploc").on(engine)
-            found.append(model.embed(seen_by(model, crops).repeat(4, axis=0)))
+            found.append(model.embed(seen_by(model, crops).repeat(2, axis=0)))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:
@@ -298,3 +298,26 @@ def test_the_probe_runs_where_the_model_will_run(cluster, small_screen, tmp_path
     run = Run.from_config(config_of(small_screen, tmp_path))
     answers = engines.choose(run._job, ["tiny"], cluster, None)
     assert Engine.from_config(answers["tiny"]["engine"]) == Engine(**HERE)
+
+
+@pytest.mark.cluster
+def test_reduced_precision_gives_the_same_bytes_whatever_workers_and_units(
+    cluster, small_screen, tmp_path
+):
+    def embedded(name, client=None, **changes):
+        (tmp_path / name).mkdir()
+        how = {"seed": 1, "backend": "openvino", "precision": "bfloat16"}
+        config = config_of(small_screen, tmp_path / name, models={"tiny": how}, **changes)
+        run = Run.from_config(config)
+        run.execute(client, until="grid")
+        node = "plates/crops/embeddings/tiny/profile/embedding"
+        return run.store.read(node), run.store.read("grid/tiny/profile/embedding")
+
+    serial = embedded("serial")
+    assert np.isfinite(serial[0]).any()
+    for other in (
+        embedded("workers", cluster),
+        embedded("units", shard_cells=128),
+    ):
+        for mine, theirs in zip(serial, other, strict=True):
+            np.testing.assert_array_equal(mine, theirs)

@@ -178,10 +178,21 @@ def _scale(
 
 
 class Batches:
-    """Gives a model the crops of a block under a setting: `models.embedding.Batch`.
+    """Gives a model the crops of a block under some settings: `models.embedding.Batch`.
 
-    On a processor each micro-batch is composed into the same memory, which stays in its cache; on
-    a GPU from crops and bank that lie there.
+    One setting after the other, as one row of crops: few micro-batches are filled up. On a
+    processor each is composed into the same memory, which stays in its cache; on a GPU from crops
+    and bank that lie there.
+
+    Parameters
+    ----------
+    job : Job
+    model : EmbeddingModel
+    block : Block
+    wanted : sequence of (Setting, Swapped)
+        Settings of one mode.
+    channels : sequence of int
+        Those that the model reads, of the screen's.
     """
 
     def __init__(
@@ -189,15 +200,15 @@ class Batches:
         job: Job,
         model: "EmbeddingModel",
         block: Block,
-        setting: Setting,
-        swapped: Swapped,
+        wanted: Sequence[tuple[Setting, Swapped]],
         channels: Sequence[int],
     ) -> None:
-        self._block, self._setting, self._swapped = block, setting, swapped
-        self._bank, self._model = bank_of(job, setting), model
-        self._rows, self._channels = swapped.rows, np.asarray(channels)
+        self._model, self._block, self._channels = model, block, np.asarray(channels)
+        self._wanted = [(setting, swapped, bank_of(job, setting)) for setting, swapped in wanted]
+        self._rows = np.concatenate([swapped.rows for _, swapped in wanted])
+        self._which = np.repeat(np.arange(len(wanted)), [len(s.rows) for _, s in wanted])
         self._factor = kernels.zoom(model.spec, job.pixel_size_um)
-        self._masked = model.reads_mask(setting.mode)
+        self._masked = model.reads_mask(wanted[0][0].mode)
         window = model.spec.input_size_px
         self._fits = self._factor == 1.0 and block.mask.shape[1:] == (window, window)
 
@@ -215,18 +226,27 @@ class Batches:
 
         It is filled up with crops of its own.
         """
-        rows = np.resize(self._rows[part], self._model.engine.micro_batch)
+        each, runs = self._runs(part)
         if self._fits and self._model.device.type != "cpu":
-            return self._on_device(rows)
-        return self._on_host(rows)
+            return self._on_device(each, runs)
+        return self._on_host(each, runs)
 
-    def _on_host(self, rows: Ints) -> tuple["Tensor", "Tensor | None"]:
+    def _runs(self, part: slice) -> tuple[Ints, list[slice]]:
+        """Return which crops make a whole micro-batch, and its pieces of one setting each."""
+        each = np.resize(np.arange(part.start, part.stop), self._model.engine.micro_batch)
+        ends = [*(np.flatnonzero(np.diff(self._which[each])) + 1).tolist(), len(each)]
+        return each, [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def _on_host(self, each: Ints, runs: Sequence[slice]) -> tuple["Tensor", "Tensor | None"]:
         import torch
 
-        compose(
-            self._block, self._setting, self._bank, self._swapped,
-            rows=rows, channels=self._channels, out=self._out,
-        )  # fmt: skip
+        rows = self._rows[each]
+        for run in runs:
+            setting, swapped, bank = self._wanted[self._which[each[run.start]]]
+            compose(
+                self._block, setting, bank, swapped,
+                rows=rows[run], channels=self._channels, out=self._out[run],
+            )  # fmt: skip
         crops, masks = kernels.fit_window(
             self._out,
             self._block.mask[rows],
@@ -237,25 +257,34 @@ class Batches:
         there = self._model.device
         return torch.from_numpy(crops).to(there), None if inside is None else inside.to(there)
 
-    def _on_device(self, rows: Ints) -> tuple["Tensor", "Tensor | None"]:
+    def _on_device(self, each: Ints, runs: Sequence[slice]) -> tuple["Tensor", "Tensor | None"]:
+        import torch
+
+        there, rows = self._model.device, self._rows[each]
+        crops = torch.cat(
+            [self._run_on_device(rows[run], self._which[each[run.start]]) for run in runs]
+        )
+        mask = resident(self._block.resident, there, mask=self._block.mask)["mask"]
+        at = torch.from_numpy(rows).to(there)
+        return crops, mask[at] == CENTRE_CELL if self._masked else None
+
+    def _run_on_device(self, rows: Ints, which: int) -> "Tensor":
         import torch
 
         from bgscale.settings.device import composed, counts, to_device
 
-        there, block, bank = self._model.device, self._block, self._bank
+        (setting, swapped, bank), block = self._wanted[which], self._block
+        there = self._model.device
         held = resident(block.resident, there, image=block.image, mask=block.mask)
-        image = held["image"]
-        if self._swapped.image is not None:
-            image = to_device(self._swapped.image, there)
-        at, channels = torch.from_numpy(rows).to(there), torch.from_numpy(self._channels).to(there)
-        inside = held["mask"][at] == CENTRE_CELL if self._masked else None
+        image = held["image"] if swapped.image is None else to_device(swapped.image, there)
+        at, channels = (torch.from_numpy(i).to(there) for i in (rows, self._channels))
         if bank is None:
-            return counts(image[at[:, None], channels]), inside
-        donors = torch.from_numpy(self._swapped.place[rows]).to(there)
-        scale = _scale(block, self._setting, bank, self._swapped, rows, self._channels)
+            return counts(image[at[:, None], channels])
+        donors = torch.from_numpy(swapped.place[rows]).to(there)
+        scale = _scale(block, setting, bank, swapped, rows, self._channels)
         lent = resident(bank.resident, there, image=bank.donors)["image"]
         mapped = None if scale is None else torch.from_numpy(scale).to(there)
-        return composed(image, held["mask"], lent, at, donors, channels, mapped), inside
+        return composed(image, held["mask"], lent, at, donors, channels, mapped)
 
 
 def resident(

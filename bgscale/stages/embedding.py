@@ -88,17 +88,27 @@ def features(
     job: Job,
     model: EmbeddingModel,
     block: Block,
-    swapped: Swapped,
-    setting: Setting,
+    wanted: Sequence[tuple[Setting, Swapped]],
     channels: Sequence[int],
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Embed the present cells of a block; the others are NaN: layer -> (cell, feature)."""
-    batches = Batches(job, model, block, setting, swapped, channels)
-    out = {}
-    for layer, values in model.embed_batches(len(batches), batches, setting.mode).items():
-        out[layer] = np.full((len(swapped.missing), values.shape[1]), np.nan, np.float32)
-        out[layer][swapped.rows] = values
-    return out
+) -> list[dict[str, npt.NDArray[np.float32]]]:
+    """Embed the present cells of a block under some settings; the others are NaN.
+
+    Returns
+    -------
+    list of dict of str to array (cell, feature)
+        By layer, for each of the settings.
+    """
+    found: list[dict[str, npt.NDArray[np.float32]]] = [{} for _ in wanted]
+    for mode in dict.fromkeys(setting.mode for setting, _ in wanted):
+        alike = [i for i, (setting, _) in enumerate(wanted) if setting.mode == mode]
+        batches = Batches(job, model, block, [wanted[i] for i in alike], channels)
+        ends = np.cumsum([len(wanted[i][1].rows) for i in alike])[:-1]
+        for layer, values in model.embed_batches(len(batches), batches, mode).items():
+            for i, own in zip(alike, np.split(values, ends), strict=True):
+                swapped = wanted[i][1]
+                found[i][layer] = np.full((len(block.cells), own.shape[1]), np.nan, np.float32)
+                found[i][layer][swapped.rows] = own
+    return found
 
 
 def create_embeddings(job: Job, name: str, plate: str) -> None:
@@ -208,10 +218,13 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
     for part, (block, drawn) in zip(
         parts, ahead(partial(_read_and_draw, job, plate, unit.start, new), parts), strict=True
     ):
-        for (s, setting), donors in zip(new, drawn, strict=True):
-            swapped = swap(block, setting, bank_of(job, setting), donors)
-            read = features(job, model, block, swapped, setting, channels)
-            for layer, values in read.items():
+        wanted = [
+            (setting, swap(block, setting, bank_of(job, setting), donors))
+            for (_, setting), donors in zip(new, drawn, strict=True)
+        ]
+        read = features(job, model, block, wanted, channels)
+        for (s, _), (_, swapped), made in zip(new, wanted, read, strict=True):
+            for layer, values in made.items():
                 layers[layer][part, s] = values
             for variable in _SWAP_VARIABLES:
                 records[variable][part, s] = getattr(swapped, variable)
@@ -330,7 +343,7 @@ def grid(job: Job, unit: Unit) -> Done:
             block = centre_block(job, centres, k, part)
             drawn = None if dealt is None else dealt.take(part)
             swapped = swap(block, setting, bank, drawn)
-            read = features(job, model, block, swapped, setting, channels)
+            (read,) = features(job, model, block, [(setting, swapped)], channels)
             values[k, part] = read[layer]
             donor[k, part], missing[k, part] = swapped.donor, swapped.missing
     region = [(s, s + 1), (b, b + 1)]
