@@ -1,6 +1,6 @@
 """What distribution costs: a scheduler with 128,000 units, and a cluster beside serial processes.
 
-    python benchmarks/cluster.py [--quick] [--json cluster.json] [--folder DIR]
+    python benchmarks/cluster.py [--quick] [--part load] [--json cluster.json] [--folder DIR]
 
 *Load.* A stage of 128,000 units that do nothing, as if each of the 128,000 fields of a proteome
 were a unit of its own (a run takes up to 16 fields at a time), goes through the engine on a cluster
@@ -368,30 +368,39 @@ def show_load(measured: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="2,000 units, a small screen, once")
+    parser.add_argument(
+        "--part", choices=("overhead", "load"), action="append",
+        help="only this one; of --json the other one stays",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--folder", type=Path, help="where to work, instead of a temporary folder")
     options = parser.parse_args()
     from bgscale.run import versions
 
-    started, busy = time.perf_counter(), [os.getloadavg()]
+    parts = options.part or ("overhead", "load")
+    report: dict[str, Any] = {}
+    if options.json and options.part and options.json.exists():
+        report = json.loads(options.json.read_text(encoding="utf-8"))
     folder = Path(tempfile.mkdtemp(prefix="bgscale-cluster-", dir=options.folder))
     try:
-        compared = overhead(folder, 1 if options.quick else 3, quick=options.quick)
-        show_overhead(compared)
-        busy.append(os.getloadavg())
-        measured = _load_in_a_process(folder / "load", 2_000 if options.quick else FIELDS)
+        for part in parts:
+            started, busy = time.perf_counter(), os.getloadavg()
+            if part == "overhead":
+                found = overhead(folder, 1 if options.quick else 3, quick=options.quick)
+                show_overhead(found)
+            else:
+                found = _load_in_a_process(folder / "load", 2_000 if options.quick else FIELDS)
+                show_load(found)
+            found["load_average"] = {"start": busy, "end": os.getloadavg()}
+            found["took_s"] = round(time.perf_counter() - started)
+            report[part] = found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report = {
-        "load": measured,
-        "overhead": compared,
+    report |= {
         "machine": f"{platform.machine()}, {platform.python_implementation()}, "
         f"{os.cpu_count()} cores",
-        "load_average": dict(zip(("start", "half", "end"), [*busy, os.getloadavg()], strict=True)),
-        "took_s": round(time.perf_counter() - started),
         "versions": versions(),
     }
-    show_load(measured)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

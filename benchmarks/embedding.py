@@ -1,0 +1,320 @@
+"""Embedding: the engines beside eager torch, a whole unit beside its network, and composition.
+
+    python benchmarks/embedding.py [--quick] [--models pifia,pci] [--json embedding.json]
+
+*Network.* Crops a second of each model on prepared tensors, all threads: eager torch in float32 as
+one would write it (logits and all), and every engine that this machine can run. In turn, medians.
+
+*Unit.* A simulated screen of crops as camera counts is run up to its donor bank. Then the units of
+`embed`, serial: crops read from the store, donors drawn, five settings composed, scaled, embedded,
+features written and recorded. Beside it, in turn, the bare network of the same engine on as many
+prepared tensors of that size: the share says what all the rest costs.
+
+*Composition.* The five settings of the same cells in memory, by plain numpy in the words of the
+protocol (float32, three swaps of which two are scaled, the crop itself, and the masked crop) and by
+bgscale, one thread each.
+
+Weights are random: they do not change the time.
+"""
+
+import argparse
+import copy
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bgscale.config import RunConfig
+from bgscale.distribute.execute import run_units
+from bgscale.distribute.ledger import Ledger
+from bgscale.distribute.listener import Silent
+from bgscale.models import load_model
+from bgscale.models.backends import Runner, runner
+from bgscale.models.embedding import EmbeddingModel
+from bgscale.models.engine import Engine, candidates, processor
+from bgscale.pipeline import work
+from bgscale.run import Run, versions
+from bgscale.settings import compose_into, scaling
+from bgscale.simulate import ScreenSpec, write_crops
+
+MODELS = ("pifia", "pci", "deeploc")
+SETTINGS = 5
+MB = 1e6
+
+
+def alternating(
+    ways: dict[str, Callable[[], float]], repetitions: int
+) -> dict[str, dict[str, float]]:
+    """Measure in turn; return median, lowest and highest of what each returns."""
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(repetitions):
+        for name in list(ways)[:: -1 if number % 2 else 1]:
+            found[name].append(ways[name]())
+    return {
+        name: {
+            "median": round(statistics.median(values), 1),
+            "lowest": round(min(values), 1),
+            "highest": round(max(values), 1),
+        }
+        for name, values in found.items()
+    }
+
+
+def passes(run: Runner, x: torch.Tensor, count: int) -> float:
+    """Return crops a second over so many micro-batches, as many at once as the runner takes."""
+    started: list[Callable[[], Any]] = []
+    begun = time.perf_counter()
+    with torch.inference_mode():
+        for _ in range(count):
+            if len(started) == run.at_once:
+                started.pop(0)()
+            started.append(run.start(x))
+        for answer in started:
+            answer()
+    return count * len(x) / (time.perf_counter() - begun)
+
+
+def prepared_tensors(model: EmbeddingModel) -> torch.Tensor:
+    """Return a micro-batch of what the network reads."""
+    generator = torch.Generator().manual_seed(0)
+    edge = model.spec.network_crop_px
+    shape = model.engine.micro_batch, len(model.spec.channels), edge, edge
+    return torch.rand(shape, generator=generator)
+
+
+def engines_of(model: EmbeddingModel) -> list[Engine]:
+    """Return every engine that this machine can run, whether or not it is a default."""
+    precisions = ["float32"]
+    if any("bf16" in unit for unit in processor().split()):
+        precisions.append("bfloat16")
+    return [e for p in precisions for e in candidates(model, precision=p)]
+
+
+def bare(model: EmbeddingModel, engine: Engine) -> Runner:
+    """Return the network of an engine, ready."""
+    with torch.no_grad():
+        return runner(model.network, model.spec, engine)
+
+
+def networks(model: EmbeddingModel, *, count: int, repetitions: int) -> dict[str, Any]:
+    """Compare the engines with eager torch."""
+    x = prepared_tensors(model)
+    plain = copy.deepcopy(model.network).to(memory_format=torch.contiguous_format)
+    ways: dict[str, Runner] = {"eager torch, float32": Runner(plain)}
+    ways |= {str(engine): bare(model, engine) for engine in engines_of(model)}
+    for run in ways.values():
+        passes(run, x, 2)
+    rates = alternating(
+        {name: lambda run=run: passes(run, x, count) for name, run in ways.items()}, repetitions
+    )
+    eager = rates["eager torch, float32"]["median"]
+    return {
+        name: row | {"times eager": round(row["median"] / eager, 2)} for name, row in rates.items()
+    }
+
+
+def simulate(folder: Path, *, quick: bool) -> Path:
+    """Write a crops screen with masks."""
+    spec = ScreenSpec(
+        localizations=("cell periphery", "cytoplasm", "nucleus", "vacuolar membrane"),
+        proteins_per_localization=2,
+        mixed_proteins=2,
+        fields_per_protein=2,
+        cells_per_field=14 if quick else 42,
+        field_size_px=256 if quick else 400,
+    )
+    return write_crops(spec, folder / "screen", zipped=True)
+
+
+def begun(folder: Path, screen: Path, model: str, engine: Engine) -> Run:
+    """Return a run that has done all that comes before embedding."""
+    section = {"path": "crops.zip", "plate_map": "platemap.csv"}
+    how = {"backend": engine.backend, "precision": engine.precision}
+    values = {
+        "store": str(folder / f"{model}.zarr"),
+        "screen": {key: str(screen / value) for key, value in section.items()} | {"mask": "mask"},
+        "models": {model: {"architecture": model, **how}},
+        "donors": {"per_class": 200, "windows_per_class": 50, "min_pool": 5},
+    }
+    run = Run.from_config(RunConfig.from_dict(values))
+    run.execute(until="bank")
+    return run
+
+
+def units(run: Run, repetitions: int) -> dict[str, Any]:
+    """Compare the units of `embed` with their bare network."""
+    (name,) = run.config.models
+    run.execute(until="embed")
+    stage = next(stage for stage in run.stages if stage.name.startswith("embed/"))
+    job = run.job_of(run.config, [(s.name, s.token) for s in run.stages])
+    whole = stage.units(job)
+    cells = sum(unit.stop - unit.start for unit in whole)
+    usable = int((run.store.read("plates/crops/cells/reason") == 0).sum())
+    model = load_model(name).on(dict(job.engines)[name])
+    x, network = prepared_tensors(model), bare(model, model.engine)
+    count = -(-usable * SETTINGS // len(x))
+
+    def store_to_store() -> float:
+        run.ledger.forget_units(whole)
+        started = time.perf_counter()
+        run_units(work, whole, job.text, ledger=Ledger(run.config.store), listener=Silent())
+        return usable * SETTINGS / (time.perf_counter() - started)
+
+    passes(network, x, 2)
+    store_to_store()
+    rates = alternating(
+        {"units": store_to_store, "network": lambda: passes(network, x, count)}, repetitions
+    )
+    written = sum(
+        path.stat().st_size
+        for path in (Path(run.config.store) / f"plates/crops/embeddings/{name}").rglob("*")
+        if path.is_file()
+    )
+    return {
+        "engine": str(model.engine),
+        "cells": cells,
+        "usable": usable,
+        "units": len(whole),
+        "crops": usable * SETTINGS,
+        "written MB": round(written / MB, 1),
+        "store to store": rates["units"],
+        "bare network": rates["network"],
+        "share": round(rates["units"]["median"] / rates["network"]["median"], 3),
+    }
+
+
+def plainly(
+    image: np.ndarray,
+    inside: np.ndarray,
+    banks: dict[str, np.ndarray],
+    picked: dict[str, np.ndarray],
+    ranges: np.ndarray,
+    bounds: dict[str, np.ndarray],
+) -> list[np.ndarray]:
+    """Compose the five settings in numpy."""
+    centre = image.astype(np.float32)
+    made = [centre]
+    for name, rows in picked.items():
+        background = banks[name][rows].astype(np.float32)
+        if name in bounds:
+            old, new = (b[..., None, None] for b in (bounds[name][rows], ranges))
+            gain = (new[:, :, 1] - new[:, :, 0]) / (old[:, :, 1] - old[:, :, 0])
+            background = (background - old[:, :, 0]) * gain + new[:, :, 0]
+        made.append(np.where(inside[:, None], centre, background))
+    made.append(np.where(inside[:, None], centre, np.float32(0)))
+    return made
+
+
+def composition(cells: int, repetitions: int, block: int = 512) -> dict[str, Any]:
+    """Compare both ways of composing, on the same cells."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(100, 4000, (cells, 2, 64, 64), np.uint16)
+    centre = np.hypot(*np.mgrid[-32:32, -32:32]) < 15
+    mask = np.where(centre, 1, rng.integers(0, 3, (cells, 64, 64)) // 2 * 2).astype(np.uint8)
+    bank = rng.integers(100, 4000, (3000, 2, 64, 64), np.uint16)
+    names = ("same", "different", "cell_free")
+    banks = dict.fromkeys(names, bank)
+    picked = {name: rng.integers(0, len(bank), cells) for name in names}
+    low = rng.uniform(90, 110, (len(bank), 2, 1))
+    own = np.concatenate([low, low + 3000], -1).astype(np.float32)
+    bounds = dict.fromkeys(names[:2], own)
+    ranges = own[rng.integers(0, len(bank), cells)]
+    out, zero = np.empty((64, 2, 64, 64), np.float32), np.zeros((1, 2, 64, 64), np.uint16)
+    channels = np.arange(2)
+
+    def numpy() -> float:
+        started = time.perf_counter()
+        for start in range(0, cells, block):
+            part = slice(start, start + block)
+            several = {name: rows[part] for name, rows in picked.items()}
+            plainly(image[part], mask[part] == 1, banks, several, ranges[part], bounds)
+        return cells / (time.perf_counter() - started)
+
+    def ours(check: list[np.ndarray] | None = None) -> float:
+        started = time.perf_counter()
+        for start in range(0, cells, len(out)):
+            rows = np.arange(start, min(start + len(out), cells))
+            made = out[: len(rows)]
+            made[:] = image[rows]
+            for name in names:
+                donors = picked[name][rows]
+                scale = scaling(ranges[rows], bounds[name][donors]) if name in bounds else None
+                compose_into(made, image, mask, bank, rows, donors, channels, scale)
+                if check is not None:
+                    check.append(made.copy())
+            nothing = np.zeros(len(rows), np.int64)
+            compose_into(made, image, mask, zero, rows, nothing, channels)
+        return cells / (time.perf_counter() - started)
+
+    few: list[np.ndarray] = []
+    ours(few)
+    expected = plainly(
+        image[:64], mask[:64] == 1, banks, {n: r[:64] for n, r in picked.items()}, ranges[:64],
+        bounds,
+    )  # fmt: skip
+    assert all(np.array_equal(a, b) for a, b in zip(few[:3], expected[1:4], strict=True))
+    rates = alternating({"numpy": numpy, "bgscale": ours}, repetitions)
+    ratio = rates["bgscale"]["median"] / rates["numpy"]["median"]
+    return {"cells": cells, "cells a second": rates, "times numpy": round(ratio, 1)}
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print what was found."""
+    for name, rows in report["network"].items():
+        print(f"\n{name:<38}{'crops/s':>10}{'times eager':>14}")
+        for way, row in rows.items():
+            print(f"  {way:<36}{row['median']:>10,.0f}{row['times eager']:>14.2f}")
+        unit = report["unit"][name]
+        print(f"  store to store, {unit['engine']:<20}{unit['store to store']['median']:>10,.0f}")
+        print(f"  share of its bare network {unit['share']:>20.1%}")
+    rates = report["composition"]
+    print(f"\ncomposition of five settings: {rates['times numpy']} times numpy")
+    for way, row in rates["cells a second"].items():
+        print(f"  {way:<36}{row['median']:>10,.0f} cells/s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few crops, once")
+    parser.add_argument("--models", default=",".join(MODELS), help="which, with commas")
+    parser.add_argument("--json", type=Path, help="file to write")
+    parser.add_argument("--folder", type=Path, help="where to work, instead of a temporary folder")
+    options = parser.parse_args()
+    repetitions = 1 if options.quick else 3
+    busy = os.getloadavg()
+    folder = Path(tempfile.mkdtemp(prefix="bgscale-embedding-", dir=options.folder))
+    report: dict[str, Any] = {"network": {}, "unit": {}}
+    report["composition"] = composition(512 if options.quick else 4096, repetitions)
+    try:
+        screen = simulate(folder, quick=options.quick)
+        for name in options.models.split(","):
+            model = load_model(name)
+            rows = networks(model, count=2 if options.quick else 8, repetitions=repetitions)
+            report["network"][name] = rows
+            fastest = max(engines_of(model), key=lambda engine: rows[str(engine)]["median"])
+            run = begun(folder, screen, name, fastest)
+            report["unit"][name] = units(run, repetitions)
+            shutil.rmtree(run.config.store)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report |= {
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "load_average": {"start": busy, "end": os.getloadavg()},
+        "versions": versions(),
+    }
+    show(report)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
