@@ -1,6 +1,6 @@
 """Embedding: the engines beside eager torch, a whole unit beside its network, and composition.
 
-    python benchmarks/embedding.py [--quick] [--models pifia,pci] [--json embedding.json]
+    python benchmarks/embedding.py [--quick] [--models pifia,pci] [--part unit] [--json FILE]
 
 *Network.* Crops a second of each model on prepared tensors, all threads: eager torch in float32 as
 one would write it (logits and all), and every engine that this machine can run. In turn, medians.
@@ -8,7 +8,8 @@ one would write it (logits and all), and every engine that this machine can run.
 *Unit.* A simulated screen of crops as camera counts is run up to its donor bank. Then the units of
 `embed`, serial: crops read from the store, donors drawn, five settings composed, scaled, embedded,
 features written and recorded. Beside it, in turn, the bare network of the same engine on as many
-prepared tensors of that size: the share says what all the rest costs.
+prepared tensors of that size: the share says what all the rest costs. Shards hold 1,024 cells;
+those of a large screen hold 4,096.
 
 *Composition.* The five settings of the same cells in memory, by plain numpy in the words of the
 protocol (float32, three swaps of which two are scaled, the crop itself, and the masked crop) and by
@@ -45,8 +46,10 @@ from bgscale.run import Run, versions
 from bgscale.settings import compose_into, scaling
 from bgscale.simulate import ScreenSpec, write_crops
 
+PARTS = ("network", "unit", "composition")
 MODELS = ("pifia", "pci", "deeploc")
 SETTINGS = 5
+SHARD_CELLS = 1024
 MB = 1e6
 
 
@@ -143,6 +146,7 @@ def begun(folder: Path, screen: Path, model: str, engine: Engine) -> Run:
         "screen": {key: str(screen / value) for key, value in section.items()} | {"mask": "mask"},
         "models": {model: {"architecture": model, **how}},
         "donors": {"per_class": 200, "windows_per_class": 50, "min_pool": 5},
+        "shard_cells": SHARD_CELLS,
     }
     run = Run.from_config(RunConfig.from_dict(values))
     run.execute(until="bank")
@@ -268,41 +272,55 @@ def composition(cells: int, repetitions: int, block: int = 512) -> dict[str, Any
 
 def show(report: dict[str, Any]) -> None:
     """Print what was found."""
-    for name, rows in report["network"].items():
+    for name, rows in report.get("network", {}).items():
         print(f"\n{name:<38}{'crops/s':>10}{'times eager':>14}")
         for way, row in rows.items():
             print(f"  {way:<36}{row['median']:>10,.0f}{row['times eager']:>14.2f}")
-        unit = report["unit"][name]
-        print(f"  store to store, {unit['engine']:<20}{unit['store to store']['median']:>10,.0f}")
-        print(f"  share of its bare network {unit['share']:>20.1%}")
-    rates = report["composition"]
-    print(f"\ncomposition of five settings: {rates['times numpy']} times numpy")
-    for way, row in rates["cells a second"].items():
-        print(f"  {way:<36}{row['median']:>10,.0f} cells/s")
+    for name, unit in report.get("unit", {}).items():
+        print(f"\n{name}, {unit['engine']}")
+        for way in ("bare network", "store to store"):
+            print(f"  {way:<36}{unit[way]['median']:>10,.0f} crops/s")
+        print(f"  share {unit['share']:.1%}")
+    if "composition" in report:
+        rates = report["composition"]
+        print(f"\ncomposition of five settings: {rates['times numpy']} times numpy")
+        for way, row in rates["cells a second"].items():
+            print(f"  {way:<36}{row['median']:>10,.0f} cells/s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few crops, once")
     parser.add_argument("--models", default=",".join(MODELS), help="which, with commas")
+    parser.add_argument(
+        "--part", choices=PARTS, action="append", help="only this; of --json the others stay"
+    )
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--folder", type=Path, help="where to work, instead of a temporary folder")
     options = parser.parse_args()
     repetitions = 1 if options.quick else 3
+    parts = options.part or PARTS
+    report: dict[str, Any] = {}
+    if options.json and options.part and options.json.exists():
+        report = json.loads(options.json.read_text(encoding="utf-8"))
+    report |= {part: {} for part in parts}
     busy = os.getloadavg()
     folder = Path(tempfile.mkdtemp(prefix="bgscale-embedding-", dir=options.folder))
-    report: dict[str, Any] = {"network": {}, "unit": {}}
-    report["composition"] = composition(512 if options.quick else 4096, repetitions)
     try:
-        screen = simulate(folder, quick=options.quick)
+        if "composition" in parts:
+            report["composition"] = composition(512 if options.quick else 4096, repetitions)
+        if "unit" in parts:
+            screen = simulate(folder, quick=options.quick)
         for name in options.models.split(","):
             model = load_model(name)
-            rows = networks(model, count=2 if options.quick else 8, repetitions=repetitions)
-            report["network"][name] = rows
-            fastest = max(engines_of(model), key=lambda engine: rows[str(engine)]["median"])
-            run = begun(folder, screen, name, fastest)
-            report["unit"][name] = units(run, repetitions)
-            shutil.rmtree(run.config.store)
+            if "network" in parts:
+                count = 2 if options.quick else 8
+                report["network"][name] = networks(model, count=count, repetitions=repetitions)
+            if "unit" in parts:
+                # the last one is of reduced precision where there are units for it
+                run = begun(folder, screen, name, engines_of(model)[-1])
+                report["unit"][name] = units(run, repetitions)
+                shutil.rmtree(run.config.store)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report |= {
