@@ -1,6 +1,7 @@
 """Engines change how fast features come, and no more than they say; each is chosen once."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -134,6 +135,17 @@ def test_the_features_do_not_depend_on_the_number_of_threads(engine, crops):
     for other in found[1:]:
         for layer, values in found[0].items():
             np.testing.assert_array_equal(values, other[layer])
+
+
+def test_threads_of_a_worker_do_not_mix_their_crops(crops):
+    model = model_of("tiny").on(FLOAT32)
+    several = [seen_by(model, np.roll(crops, n, axis=0)).repeat(3, axis=0) for n in range(4)]
+    expected = [model.embed(one)["profile"] for one in several]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            found = list(threads.map(lambda one: model.embed(one)["profile"], several))
+            for values, alone in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(values, alone)
 
 
 # which engine

@@ -7,6 +7,7 @@ float32.
 """
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import cycle
@@ -142,13 +143,14 @@ class _OpenVino(Runner):
             "ENABLE_CPU_PINNING": False,
         }
         graph = _converted(network, layers, spec, engine.micro_batch)
-        model = openvino.Core().compile_model(graph, "CPU", settings)
+        self._model = openvino.Core().compile_model(graph, "CPU", settings)
         self._layers = layers
-        self._requests = cycle([model.create_infer_request() for _ in range(self.at_once)])
+        # workers may have several threads, and a process has one of each model
+        self._own = threading.local()
 
     def start(self, x: Tensor) -> Answer:
         """Begin with a micro-batch on a thread that has none."""
-        request, crops = next(self._requests), x.contiguous().numpy()
+        request, crops = self._free_request(), x.contiguous().numpy()
         request.start_async([crops], share_inputs=True)
 
         def answer() -> dict[str, Tensor]:
@@ -160,6 +162,13 @@ class _OpenVino(Runner):
             }
 
         return answer
+
+    def _free_request(self) -> Any:
+        """Return the request of this thread that was asked for longest ago."""
+        if not hasattr(self._own, "requests"):
+            several = (self._model.create_infer_request() for _ in range(self.at_once))
+            self._own.requests = cycle(list(several))
+        return next(self._own.requests)
 
 
 def _converted(network: nn.Module, layers: Sequence[str], spec: ModelSpec, size: int) -> Any:
