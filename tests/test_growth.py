@@ -214,9 +214,9 @@ def test_a_further_setting_costs_itself_alone(
     embedded: list[str] = []
     plain = embedding.features
 
-    def counted(job: Any, model: Any, block: Any, swapped: Any, setting: Any) -> Any:
-        embedded.append(setting.name)
-        return plain(job, model, block, swapped, setting)
+    def counted(job: Any, model: Any, block: Any, wanted: Any, channels: Any) -> Any:
+        embedded.extend(setting.name for setting, _ in wanted)
+        return plain(job, model, block, wanted, channels)
 
     monkeypatch.setattr(embedding, "features", counted)
     grown = config_of(small_screen, tmp_path, settings=all_five)

@@ -20,6 +20,8 @@ from bgscale.distribute.execute import run_units
 from bgscale.distribute.listener import Silent
 from bgscale.distribute.parts import Part, present
 from bgscale.errors import InputError, UnitError
+from bgscale.results import Store
+from bgscale.run import Run
 
 
 class Several(Bench):
@@ -99,3 +101,20 @@ def test_parts_of_a_run_give_the_same_bytes(
     said = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert_same_store(finished, Path(config.store))
+
+
+def test_a_part_may_look_at_the_store_at_the_moment_another_one_makes_it(
+    small_screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(small_screen, tmp_path)
+    create = Store.create
+
+    def looked_at(store: Store, attrs: Any) -> None:
+        create(store, attrs)
+        other = Run.from_config(config)
+        other.check()
+        assert not other.is_complete()
+        assert other.plan()
+
+    monkeypatch.setattr(Store, "create", looked_at)
+    Run.from_config(config).execute(until="proteins")

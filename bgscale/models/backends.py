@@ -61,6 +61,9 @@ def runner(network: nn.Module, spec: ModelSpec, engine: Engine) -> Runner:
         The backend cannot convert this network.
     """
     layers = list(spec.layers)
+    if engine.device.startswith("cuda") and engine.precision == "float32":
+        # GPUs shorten float32 to 10 bits in convolutions unless told otherwise
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if engine.is_reference:
         return _as_written(network)
     if engine.backend == "openvino":

@@ -414,7 +414,8 @@ class Run:
         What others write at the same time is spared for `silent_s`.
         """
         if not self.store.exists():
-            self.store.create({"stages": {}})
+            # whole at once: another part may look at it at any moment
+            self.store.create({"stages": {}, **plain(self._facts())})
         self.store.sweep(silent_s)
         self.ledger.sweep(silent_s)
         forget(self.store, self._stages, self.outdated(until), self.screen.plates)
