@@ -305,6 +305,21 @@ def test_a_worker_of_another_kind_is_refused_and_redo_takes_it(small_screen, tmp
     assert attrs["engine"]["processor"] == other
 
 
+def test_what_only_the_workers_can_run_is_planned_here_and_asked_of_them(
+    small_screen, tmp_path, monkeypatch
+):
+    models = {"tiny": {"seed": 1, "precision": "float16"}}
+    config = config_of(small_screen, tmp_path, models=models)
+    run = Run.from_config(config)
+    assert "tiny: torch, float16" in run.describe_plan()
+    run.check()
+    # here there is no GPU, and nothing is begun
+    monkeypatch.setattr(engines, "best_device", lambda: "cpu")
+    with pytest.raises(InputError, match="precision 'float16' is for GPUs"):
+        run.execute()
+    assert not run.store.exists()
+
+
 @pytest.mark.cluster
 def test_the_probe_runs_where_the_model_will_run(cluster, small_screen, tmp_path):
     run = Run.from_config(config_of(small_screen, tmp_path))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bgscale.config import RunConfig
 from bgscale.distribute.execute import ask
+from bgscale.errors import InputError
 from bgscale.models.engine import Engine, best_device, candidates, processor
 from bgscale.stages.embedding import model_of
 from bgscale.stages.job import Job
@@ -36,8 +37,16 @@ def kept(config: RunConfig, facts: Mapping[str, Any]) -> Facts:
 
 
 def expected(job: Job, name: str) -> Engine:
-    """Return the engine that a probe of this machine would likely choose."""
-    return _candidates(job, name, best_device())[-1]
+    """Return the engine that a probe of this machine would likely choose.
+
+    What this machine cannot run, the workers may: whether they can is seen when they are asked.
+    """
+    try:
+        return _candidates(job, name, best_device())[-1]
+    except InputError:
+        section = job.config.models[name]
+        asked = {"backend": section.backend, "precision": section.precision}
+        return Engine(**{key: value for key, value in asked.items() if value != "auto"})
 
 
 def chosen(text: str, name: str) -> dict[str, Any]:

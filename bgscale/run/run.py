@@ -103,8 +103,7 @@ class Run:
 
     def job_of(self, config: RunConfig, tokens: Sequence[tuple[str, str]] = ()) -> Job:
         """Return a job on the screen that is open already."""
-        job = Job(config)
-        job.__dict__["screen"] = self._screen
+        job = self.plain_job(config)
         how = (
             (name, Engine.from_config(self._engines[name]["engine"]))
             if name in self._engines
@@ -112,6 +111,12 @@ class Run:
             for name in config.models
         )
         job = Job(config, tuple(tokens), tuple(how))
+        job.__dict__["screen"] = self._screen
+        return job
+
+    def plain_job(self, config: RunConfig) -> Job:
+        """Return a job whose models have no engines: their weights need not be there yet."""
+        job = Job(config)
         job.__dict__["screen"] = self._screen
         return job
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from bgscale.config import RunConfig
 from bgscale.progress import Narrator
 from bgscale.run.run import Run
-from bgscale.stages.job import Job
 from bgscale.train import Training, model_to_train, train
 
 if TYPE_CHECKING:
@@ -38,7 +37,5 @@ def train_model(
     untrained = config.models[name].model_copy(update={"weights": ""})
     run = Run.from_config(config.model_copy(update={"models": {name: untrained}}))
     run.execute(client, redo=redo, listener=listener, until="cut")
-    # a job without engines: the weights that they would run are not there yet
-    job = Job(config)
-    job.__dict__["screen"] = run.screen
+    job = run.plain_job(config)
     return train(job, restart=restart, on_epoch=listener.epoch_done if listener else None)
