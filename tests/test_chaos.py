@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import end
 from screens import config_of
 from test_run import assert_same_store
 
@@ -101,14 +102,7 @@ class Stage:
     def end(self) -> None:
         for process in (self.driver, *self.workers, self.scheduler):
             if process is not None:
-                children = []
-                if process.poll() is None:
-                    children = psutil.Process(process.pid).children(recursive=True)
-                    process.kill()
-                process.wait()
-                for child in children:
-                    if child.is_running():
-                        child.kill()
+                end(process)
         self.log.close()
 
 

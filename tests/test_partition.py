@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
 from hosts import Hosts
 from partition_work import GATED
+from processes import end
 from screens import config_of
 from test_run import assert_same_store
 
@@ -65,7 +65,7 @@ class Rack:
             self.hosts.command(host, sys.executable, *arguments),
             stdout=self._log, stderr=self._log, env=environment, cwd=self.folder,
         )  # fmt: skip
-        self._kept.callback(_end, process)
+        self._kept.callback(end, process)
         return process
 
     def drive(self, config: RunConfig) -> None:
@@ -98,17 +98,6 @@ class Rack:
     @property
     def tail(self) -> str:
         return (self.folder / "log").read_text(encoding="utf-8", errors="replace")[-3000:]
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    children = []
-    if process.poll() is None:
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-    process.wait()
-    for child in children:
-        if child.is_running():
-            child.kill()
 
 
 @pytest.fixture
