@@ -5,6 +5,7 @@ chosen stands in the store; later runs take it from there.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bgscale.config import RunConfig
@@ -46,7 +47,7 @@ def expected(job: Job, name: str) -> Engine:
     except InputError:
         section = job.config.models[name]
         asked = {"backend": section.backend, "precision": section.precision}
-        return Engine(**{key: value for key, value in asked.items() if value != "auto"})
+        return replace(Engine(), **{key: how for key, how in asked.items() if how != "auto"})
 
 
 def chosen(text: str, name: str) -> dict[str, Any]:
