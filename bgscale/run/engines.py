@@ -5,7 +5,6 @@ chosen stands in the store; later runs take it from there.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bgscale.config import RunConfig
@@ -46,8 +45,9 @@ def expected(job: Job, name: str) -> Engine:
         return _candidates(job, name, best_device())[-1]
     except InputError:
         section = job.config.models[name]
-        asked = {"backend": section.backend, "precision": section.precision}
-        return replace(Engine(), **{key: how for key, how in asked.items() if how != "auto"})
+        backend = "torch" if section.backend == "auto" else section.backend
+        precision = "float32" if section.precision == "auto" else section.precision
+        return Engine(backend=backend, precision=precision)
 
 
 def chosen(text: str, name: str) -> dict[str, Any]:
