@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from test_distribute import SCHEDULER_SCRIPT
+from tornado.util import TimeoutError as TornadoTimeoutError
 
 from bgscale.distribute.execute import _outcome
-from bgscale.errors import EXIT_TRY_AGAIN
+from bgscale.distribute.lost import LOST, closed_at_last
+from bgscale.errors import EXIT_TRY_AGAIN, InterruptedRunError
 
 TESTS = Path(__file__).parent
 
@@ -90,6 +92,19 @@ def test_a_driver_that_lost_its_scheduler_says_one_line(
         "error: lost the Dask scheduler; what was done is kept: run again to go on\n"
     )
     assert done.returncode == EXIT_TRY_AGAIN
+
+
+class SearchingClient:
+    """A client that is closed while it looks for its scheduler, as Dask's then raises."""
+
+    def close(self) -> None:
+        raise TornadoTimeoutError("Connecting Timeout")
+
+
+def test_closing_a_client_that_still_looks_hides_nothing() -> None:
+    with pytest.raises(InterruptedRunError, match="lost the Dask scheduler"):  # noqa: SIM117
+        with closed_at_last(SearchingClient()):
+            raise InterruptedRunError(LOST)
 
 
 class Remade:

@@ -13,7 +13,7 @@ from distributed import Client, Security, SpecCluster, WorkerPlugin
 from distributed.comm.addressing import get_address_host_port
 from distributed.utils import silence_logging_cmgr
 
-from bgscale.distribute.lost import scheduler_needed
+from bgscale.distribute.lost import closed_at_last, scheduler_needed
 from bgscale.distribute.profile import (
     GPU,
     LocalProfile,
@@ -179,7 +179,10 @@ def _scheduler(profile: SchedulerProfile) -> Iterator[Client]:
         )
         raise InputError(msg) from None
     # a lost scheduler is said by the run, in words
-    with silence_logging_cmgr(logging.CRITICAL, root="distributed.client"), client:
+    with (
+        silence_logging_cmgr(logging.CRITICAL, root="distributed.client"),
+        closed_at_last(client),
+    ):
         yield client
 
 

@@ -2,14 +2,16 @@
 
 A client that has lost its scheduler tries to find it again for a while, and then closes itself.
 What it is asked meanwhile raises, by the moment: a connection that is closed or refused, a future
-that is cancelled, an attribute of a scheduler that is None. None of them is a fault of the run.
+that is cancelled, an attribute of a scheduler that is None. None of them is a fault of the run. The
+same holds for a client that is closed while it still looks.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from distributed import Client
+from tornado.util import TimeoutError as TornadoTimeoutError
 
 from bgscale.errors import BgscaleError, InterruptedRunError
 
@@ -33,3 +35,17 @@ def scheduler_needed(client: Client) -> Iterator[None]:
         if isinstance(broken, (OSError, CancelledError)) or client.status != "running":
             raise InterruptedRunError(LOST) from broken
         raise
+
+
+@contextmanager
+def closed_at_last(client: Client) -> Iterator[Client]:
+    """Close the client at the end of the block; a scheduler that is gone cannot fail it.
+
+    Closing waits for the search for the scheduler that is under way, and raises what that raises:
+    tornado's time-out is neither the built-in one nor an `OSError`, and Dask lets it through.
+    """
+    try:
+        yield client
+    finally:
+        with suppress(OSError, TornadoTimeoutError):
+            client.close()  # type: ignore[no-untyped-call]
