@@ -21,7 +21,16 @@ import numpy as np
 
 from bgscale.distribute.units import Unit, plan_units
 from bgscale.screen import PlateScreen, Screen
-from bgscale.stages import banks, cells, embedding, experiments, fields, gathering
+from bgscale.stages import (
+    banks,
+    cells,
+    classification,
+    embedding,
+    fields,
+    gathering,
+    proportions,
+    shifts,
+)
 from bgscale.stages.job import Job, open_job
 
 VERSIONS = {
@@ -62,10 +71,10 @@ _WORK: dict[str, Callable[[Job, Unit], cells.Done]] = {
     "sample": embedding.sample,
     "embed": embedding.embed,
     "grid": embedding.grid,
-    "evaluate": experiments.evaluate,
-    "classifiers": experiments.classifiers,
-    "proportions": experiments.proportions,
-    "shifts": experiments.shifts,
+    "evaluate": classification.evaluate,
+    "classifiers": proportions.classifiers,
+    "proportions": proportions.proportions,
+    "shifts": shifts.shifts,
 }
 
 
@@ -318,10 +327,10 @@ def _add_model(
         evaluate,
         (f"evaluation/{name}",),
         f"{name}: classify pairs of classes",
-        lambda j: experiments.create_evaluation(j, name),
+        lambda j: classification.create_evaluation(j, name),
         lambda j: len(j.classes),
     )
-    classifiers = named(
+    fitted = named(
         "classifiers",
         name,
         embed,
@@ -331,24 +340,24 @@ def _add_model(
         proportions=config.proportions.model_dump(),
     )
     add(
-        classifiers,
+        fitted,
         (f"classifiers/{name}",),
         f"{name}: fit classifiers of localization",
-        lambda j: experiments.create_classifiers(j, name),
+        lambda j: proportions.create_classifiers(j, name),
         lambda j: len(j.settings),
     )
-    proportions = named("proportions", name, [classifiers])
+    made = named("proportions", name, [fitted])
     add(
-        proportions,
+        made,
         (f"proportions/{name}",),
         f"{name}: proportions of each protein",
-        lambda j: experiments.create_proportions(j, name),
+        lambda j: proportions.create_proportions(j, name),
         lambda j: len(j.proteins),
-        lambda _: experiments.PROTEINS_A_UNIT,
+        lambda _: proportions.PROTEINS_A_UNIT,
     )
-    shifts = named("shifts", name, [proportions])
-    add(shifts, (f"shifts/{name}",), f"{name}: shifts against original",
-        lambda j: experiments.create_shifts(j, name))  # fmt: skip
+    moved = named("shifts", name, [made])
+    add(moved, (f"shifts/{name}",), f"{name}: shifts against original",
+        lambda j: shifts.create_shifts(j, name))  # fmt: skip
 
 
 Named = Callable[..., str]

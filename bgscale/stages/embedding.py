@@ -154,6 +154,12 @@ def model_attrs(job: Job, model: EmbeddingModel) -> dict[str, Any]:
     }
 
 
+def provenance(job: Job, node: str) -> dict[str, Any]:
+    """Return what says of a result which model, with which weights, made its features."""
+    attrs = job.store.attrs(node)
+    return {key: attrs[key] for key in ("model", "random_weights", "engine")}
+
+
 def check_planned(job: Job, node: str, model: EmbeddingModel) -> None:
     """Refuse to mix features of two kinds of processor, or of two weights, in one array."""
     attrs = job.store.attrs(node)

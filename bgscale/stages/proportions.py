@@ -1,90 +1,21 @@
-"""The two experiments: pairs of classes told apart, and proportions of each protein."""
+"""Experiment 2: the classifiers of localization, and the proportions of each protein."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
 
-from bgscale import evaluate as svm
 from bgscale import proportions as kernels
 from bgscale.distribute.units import Unit
 from bgscale.proportions import Classifier, Folds, ProportionState
-from bgscale.schema import OWN_BACKGROUND
 from bgscale.settings import Ints, select_donors
 from bgscale.stages.cells import Done
-from bgscale.stages.embedding import model_of
+from bgscale.stages.embedding import model_of, provenance
 from bgscale.stages.job import Job, PlateCells
 
 PROTEINS_A_UNIT = 64
 FITS = ("fixed", "matched")
 _CLASSIFIER_PARTS = ("coef", "intercept", "mean", "scale", "converged", "iterations")
-
-
-# --- experiment 1 ------------------------------------------------------------------------------
-
-
-def create_evaluation(job: Job, name: str) -> None:
-    """Create the accuracies of all pairs of classes."""
-    store, classes = job.store, job.classes
-    coords = {
-        "setting": job.config.settings,
-        "localization_a": classes,
-        "localization_b": classes,
-        "background": (OWN_BACKGROUND, *classes),
-        "each_background": ("setting", [s.each_background for s in job.settings]),
-    }
-    node = f"evaluation/{name}"
-    store.create_group(node, coords=coords, **_provenance(job, f"grid/{name}"))
-    dims = {
-        "setting": len(job.settings),
-        "localization_a": len(classes),
-        "localization_b": len(classes),
-        "background": len(classes) + 1,
-        "fold": job.config.classification.folds,
-    }
-    for variable, dtype, fill, text in (
-        ("accuracy", "float64", float("nan"), "share of held-out crops that are classified right"),
-        ("converged", "uint8", 0, "whether the solver converged before its cap"),
-    ):
-        store.create_array(
-            f"{node}/{variable}", dims, dtype, chunk={"localization_a": 1}, fill=fill,
-            long_name=text, units="1",
-        )  # fmt: skip
-
-
-def evaluate(job: Job, unit: Unit) -> Done:
-    """Cross-validate all problems of one class against those after it."""
-    name, a = unit.stage.split("/")[1], unit.start
-    layer = model_of(job.text, name).spec.classification_layer
-    section, store = job.config.classification, job.store
-    # a pair (a, b) needs class a and those after it, not the whole grid
-    block = store.array(f"grid/{name}/{layer}/embedding")[:, :, a:]
-    filler = np.zeros((*block.shape[:2], a, *block.shape[3:]), block.dtype)
-    grid = np.concatenate([filler, block], axis=2)
-    features = {
-        setting.name: grid[s, 1:] if setting.each_background else grid[s, 0]
-        for s, setting in enumerate(job.settings)
-    }
-    # how a product is split over threads changes its last bits
-    with threadpool_limits(1, user_api="blas"):
-        row = svm.sweep_row(
-            a,
-            features,
-            localizations=job.classes,
-            folds=section.folds,
-            penalty=section.penalty,
-            max_iterations=section.max_iterations,
-        )
-    region = [(0, len(job.settings)), (a, a + 1)]
-    accuracy, converged = row.accuracy[:, None], row.converged[:, None].astype(np.uint8)
-    files = store.write(f"evaluation/{name}/accuracy", region, accuracy)
-    files += store.write(f"evaluation/{name}/converged", region, converged)
-    fits = int(np.isfinite(accuracy).sum())
-    return files, {"fits": fits, "converged": int(converged.sum())}
-
-
-# --- experiment 2 ------------------------------------------------------------------------------
 
 
 def evaluated_cells(job: Job) -> tuple[PlateCells, Ints]:
@@ -134,7 +65,7 @@ def create_classifiers(job: Job, name: str) -> None:
         layer=spec.profile_layer,
         classes_dealt_by_field=by_field,
         classes_not_learnable=unlearnable,
-        **_provenance(job, f"plates/{job.plates[0]}/embeddings/{name}"),
+        **provenance(job, f"plates/{job.plates[0]}/embeddings/{name}"),
     )
     dims = {
         "setting": len(job.settings),
@@ -235,7 +166,7 @@ def create_proportions(job: Job, name: str) -> None:
         node,
         coords=coords,
         sum_scale=kernels.SUM_SCALE,
-        **_provenance(job, f"plates/{job.plates[0]}/embeddings/{name}"),
+        **provenance(job, f"plates/{job.plates[0]}/embeddings/{name}"),
     )
     dims = {"fit": len(FITS), "setting": len(job.settings), "protein": len(job.proteins)}
     slot, last = {"protein_field": width}, {"localization": k}
@@ -335,94 +266,3 @@ def _dense(state: ProportionState, unit: Unit, job: Job, name: str) -> dict[str,
         out[variable] = np.zeros((settings, size, *values.shape[2:]), np.int64)
         out[variable][:, place] = values
     return out
-
-
-def read_state(job: Job, name: str, f: int) -> ProportionState:
-    """Return the sums of one fit over all proteins."""
-    node = f"proportions/{name}"
-    field = job.store.read(f"{node}/field", f, 0)
-    protein, slot = np.nonzero(field >= 0)
-    group = np.stack([protein, field[protein, slot]], axis=1).astype(np.int64)
-    seen = np.unique(protein)
-    by_group = (
-        job.store.read(f"{node}/{v}", f)[:, protein, slot] for v in ("n", "sums", "baseline")
-    )
-    by_protein = (
-        job.store.read(f"{node}/{v}", f)[:, seen]
-        for v in ("squares", "cross", "replicate_sums", "replicate_baseline")
-    )
-    return ProportionState(seen, group, *by_group, *by_protein)
-
-
-def create_shifts(job: Job, name: str) -> None:
-    """Create the shifts of each protein against `original`."""
-    store, k = job.store, len(job.classes)
-    node = f"shifts/{name}"
-    coords = {
-        "fit": FITS,
-        "setting": job.config.settings,
-        "protein": job.proteins,
-        "localization": job.classes,
-        "localization_true": job.classes,
-    }
-    store.create_group(
-        node, coords=coords, **_provenance(job, f"plates/{job.plates[0]}/embeddings/{name}")
-    )
-    dims = {"fit": len(FITS), "setting": len(job.settings)}
-    protein = {**dims, "protein": len(job.proteins)}
-    for variable, (shape, units, text) in {
-        "kl": (protein, "nat", "KL(original || setting) of the proportions"),
-        "jensen_shannon": (protein, "nat", "Jensen-Shannon divergence of the proportions"),
-        "total_variation": (protein, "1", "total variation distance of the proportions"),
-        "corrected": (
-            {**protein, "localization": k},
-            "1",
-            "proportions corrected by the setting's own confusions",
-        ),
-        "confusion": (
-            {**dims, "localization_true": k, "localization": k},
-            "1",
-            "out-of-fold mean softmax of cells of known class",
-        ),
-    }.items():
-        store.create_array(
-            f"{node}/{variable}", shape, "float64", chunk={}, fill=float("nan"), units=units,
-            long_name=text,
-        )  # fmt: skip
-
-
-def shifts(job: Job, unit: Unit) -> Done:
-    """Compare each protein's proportions with those under `original`, over the same cells."""
-    name = unit.stage.split("/")[1]
-    store, settings, classes = job.store, len(job.settings), len(job.classes)
-    shape = (len(FITS), settings, len(job.proteins))
-    out = {v: np.full(shape, np.nan) for v in ("kl", "jensen_shannon", "total_variation")}
-    out["corrected"] = np.full((*shape, classes), np.nan)
-    out["confusion"] = np.full((*shape[:2], classes, classes), np.nan)
-    single = np.where(job.labels.sum(1) == 1, job.labels.argmax(1), -1)
-    for f in range(len(FITS)):
-        state = read_state(job, name, f)
-        final = state.finalize()
-        out["kl"][f][:, state.protein] = kernels.kl_divergence(final.baseline, final.mean)
-        out["jensen_shannon"][f][:, state.protein] = kernels.jensen_shannon(
-            final.baseline, final.mean
-        )
-        out["total_variation"][f][:, state.protein] = kernels.total_variation(
-            final.baseline, final.mean
-        )
-        out["confusion"][f] = kernels.confusion(state, single[state.protein])
-        for s in range(settings):
-            if np.isfinite(out["confusion"][f, s]).all(1).any():
-                out["corrected"][f, s, state.protein] = kernels.correct_proportions(
-                    final.mean[s], out["confusion"][f, s]
-                )
-    files = []
-    for variable, values in out.items():
-        files += store.write(f"shifts/{name}/{variable}", [(0, len(FITS))], values)
-    return files, {"proteins": len(job.proteins)}
-
-
-def _provenance(job: Job, node: str) -> dict[str, Any]:
-    """Return what says of a result which model, with which weights, made its features."""
-    attrs = job.store.attrs(node)
-    return {key: attrs[key] for key in ("model", "random_weights", "engine")}
