@@ -97,7 +97,10 @@ def test_a_driver_that_lost_its_scheduler_says_one_line(
 class SearchingClient:
     """A client that is closed while it looks for its scheduler, as Dask's then raises."""
 
+    status = "running"
+
     def close(self) -> None:
+        self.status = "closing"
         raise TornadoTimeoutError("Connecting Timeout")
 
 

@@ -11,7 +11,6 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 
 from distributed import Client
-from tornado.util import TimeoutError as TornadoTimeoutError
 
 from bgscale.errors import BgscaleError, InterruptedRunError
 
@@ -47,5 +46,5 @@ def closed_at_last(client: Client) -> Iterator[Client]:
     try:
         yield client
     finally:
-        with suppress(OSError, TornadoTimeoutError):
+        with suppress(InterruptedRunError), scheduler_needed(client):
             client.close()  # type: ignore[no-untyped-call]
