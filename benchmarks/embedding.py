@@ -40,7 +40,7 @@ from bgscale.distribute.listener import Silent
 from bgscale.models import load_model
 from bgscale.models.backends import Runner, runner
 from bgscale.models.embedding import EmbeddingModel
-from bgscale.models.engine import Engine, candidates, processor
+from bgscale.models.engine import Engine, candidates, has_compiler, processor
 from bgscale.pipeline import work
 from bgscale.run import Run, versions
 from bgscale.settings import compose_into, scaling
@@ -94,11 +94,18 @@ def prepared_tensors(model: EmbeddingModel) -> torch.Tensor:
 
 
 def engines_of(model: EmbeddingModel) -> list[Engine]:
-    """Return every engine that this machine can run, whether or not it is a default."""
+    """Return every engine that this machine can run, whether or not it is a default.
+
+    The last one is the one that whole units are timed with.
+    """
     precisions = ["float32"]
     if any("bf16" in unit for unit in processor().split()):
         precisions.append("bfloat16")
-    return [e for p in precisions for e in candidates(model, precision=p)]
+    found = [e for p in precisions for e in candidates(model, precision=p)]
+    if not has_compiler():
+        return found
+    compiled = (candidates(model, backend="compiled", precision=p) for p in precisions)
+    return [e for several in compiled for e in several] + found
 
 
 def bare(model: EmbeddingModel, engine: Engine) -> Runner:

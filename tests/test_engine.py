@@ -75,6 +75,16 @@ def test_engines_give_the_features_of_the_reference(name, crops, masks):
                 assert error > 1e-4 or engine.precision == "float32"
 
 
+@pytest.mark.skipif(not engine_module.has_compiler(), reason="torch.compile: no C++ compiler")
+@pytest.mark.filterwarnings("ignore:.*jit.script_method.*:DeprecationWarning")  # torch's own
+def test_a_compiled_network_gives_the_features_of_the_reference(crops, masks):
+    model = model_of("tiny")
+    expected = model.embed(seen_by(model, crops), masks, "masked")
+    compiled = model.on(replace(model.engine, backend="compiled"))
+    for layer, values in compiled.embed(seen_by(model, crops), masks, "masked").items():
+        assert np.abs(values - expected[layer]).max() < 1e-5 * np.abs(expected[layer]).max()
+
+
 @pytest.mark.parametrize("tap", ["conv", "norm", "relu"])
 @pytest.mark.parametrize("name", ["deeploc", "pci"])
 def test_folding_leaves_what_is_read_as_it_was(name, tap, crops):
@@ -196,10 +206,12 @@ def test_a_small_network_is_run_as_it_is_unless_asked_otherwise(machine):
     [
         ({"backend": "openvino"}, "'openvino' is not installed: pip install 'bgscale"),
         ({"precision": "float16"}, "precision 'float16' is for GPUs"),
+        ({"backend": "compiled"}, "'compiled' needs a C"),
         ({"backend": "openvino", "device": "cuda"}, "'openvino' is for processors"),
     ],
 )
-def test_what_cannot_be_run_is_refused(machine, asked, message):
+def test_what_cannot_be_run_is_refused(machine, asked, message, monkeypatch):
+    monkeypatch.setattr(engine_module, "has_compiler", lambda: False)
     machine(installed=False)
     with pytest.raises(InputError, match=message):
         candidates(model_of("pifia"), **asked)

@@ -6,7 +6,9 @@ their last bits between backends and instruction sets, reduced precision by up t
 stands in the store, and a worker of another kind is refused rather than mixed in.
 """
 
+import os
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -118,7 +120,8 @@ def candidates(
     ----------
     model : EmbeddingModel
     backend : {"auto", "torch", "openvino", "compiled"}
-        "compiled" (`torch.compile`; needs a compiler, and minutes) is taken only when asked for.
+        "compiled" (`torch.compile`) is taken only when asked for: it needs a C++ compiler, and
+        every process some seconds of it.
     precision : {"auto", "float32", "bfloat16", "float16"}
     device : str
 
@@ -151,6 +154,11 @@ def candidates(
     return [Engine(backend=b, precision=p, **shared) for p in precisions for b in backends]
 
 
+def has_compiler() -> bool:
+    """Return whether there is a C++ compiler, as `torch.compile` needs it."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+
+
 def _has_bfloat16() -> bool:
     return any(unit.endswith("bf16") for unit in cpu_units())
 
@@ -167,6 +175,9 @@ def _refuse_backend(
         raise InputError(msg)
     if name == "openvino" and find_spec("openvino") is None:
         msg = f"{who}: backend 'openvino' is not installed: pip install 'bgscale[openvino]'"
+        raise InputError(msg)
+    if name == "compiled" and not cuda and not has_compiler():
+        msg = f"{who}: backend 'compiled' needs a C++ compiler (g++, clang++ or $CXX): take 'auto'"
         raise InputError(msg)
 
 
