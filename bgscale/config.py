@@ -15,7 +15,18 @@ from pydantic.fields import FieldInfo
 from bgscale.sections import Section, as_toml, read_toml
 
 PAPER_SETTINGS = ("original", "same", "different", "cell_free", "masked")
-CONTROL_SETTINGS = ("self_swap", "background_only", "medium_only", "masked_mean")
+CONTROL_SETTINGS = (
+    "self_swap",
+    "background_only",
+    "medium_only",
+    "masked_mean",
+    "masked_dilated_2",
+    "masked_dilated_4",
+    "same_dilated_2",
+    "different_dilated_2",
+    "same_plate_matched",
+    "different_plate_matched",
+)
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 

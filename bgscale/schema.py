@@ -67,6 +67,7 @@ class Missing(IntEnum):
     NO_MEDIUM = 3
     UNUSABLE = 4
     LOST = 5
+    NO_DONOR_ON_PLATE = 6
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgscale.schema import Missing
-from bgscale.settings import Cells, Donors, Pool, Setting, deal_donors, get_setting, pack
+from bgscale.settings import Cells, Donors, Ints, Pool, Setting, deal_donors, get_setting, pack
 
 
 def pool_of(proteins: list[int], fields: list[int]) -> Pool:
@@ -30,6 +30,7 @@ def deal(
     localization: int = 0,
     seed: int = 0,
     folds: int = 1,
+    plate_of: Ints | None = None,
 ) -> Donors:
     """Deal where no donor's centre cell is covered better than another's."""
     return deal_donors(
@@ -42,6 +43,7 @@ def deal(
         covered=True,
         own_bits=np.zeros((len(cells), 1), np.uint8),
         donor_bits=np.zeros((pool.protein.shape[1], 1), np.uint8),
+        plate_of=plate_of,
     )
 
 
@@ -67,6 +69,18 @@ def test_no_donor_is_forbidden(
         assert (slot >= 0) == allowed.any()
         assert dealt.missing[i] == (Missing.PRESENT if slot >= 0 else Missing.NO_DONOR)
         assert slot < 0 or allowed[slot]
+
+
+def test_donors_of_the_same_plate_are_dealt_where_there_are_any() -> None:
+    pool = pool_of([1] * 10 + [2] * 10, [0] * 10 + [1] * 10)
+    asking = cells_of([7] * 12, [0, 1, 2] * 4)
+    matched = get_setting("same_plate_matched")
+    dealt = deal(matched, asking, pool, plate_of=np.array([0, 1, 2]))
+    lent = np.where(dealt.slot < 0, -1, pool.field[0, dealt.slot])
+    assert lent.tolist() == [0, 1, -1] * 4
+    assert dealt.missing.tolist() == [0, 0, Missing.NO_DONOR_ON_PLATE] * 4
+    one = deal(matched, asking, pool, plate_of=np.zeros(3, int))
+    assert one.slot.tolist() == deal(get_setting("same"), asking, pool).slot.tolist()
 
 
 def test_no_donor_comes_twice_while_there_are_others() -> None:

@@ -19,6 +19,7 @@ from bgscale.settings import (
     Setting,
     blocks,
     compose,
+    dilate,
     draw_donors,
     get_setting,
     select_donors,
@@ -289,6 +290,70 @@ def test_no_donor_breaks_a_rule_on_any_screen(cells, setting):
             assert not len(classes) or any(not may_lend(k).any() for k in classes)
 
 
+# donors of the same plate
+
+PLATE_SAME, PLATE_DIFFERENT = (get_setting(f"{n}_plate_matched") for n in ("same", "different"))
+PLATE_OF = np.array([0, 0, 0, 1, 1, 1, 0, 1, 1, 1, 1])
+"""Of the pool's fields: class 0 lends on both plates, class 1 too, class 2 on the second only."""
+
+
+def test_a_donor_of_the_same_plate_is_uniform_over_the_class_there(pool):
+    cells = some_cells([1, 0, 0], protein=0, field=0)
+    donors = draw_donors(PLATE_SAME, cells, pool, seed=0, plate_of=PLATE_OF)
+    # protein 1 has one of its two fields on the first plate
+    assert is_uniform(donors.slot, [4, 5])
+    assert set(PLATE_OF[lent_by(pool, donors)[1]]) == {0}
+
+
+def test_on_its_own_plate_a_cell_draws_from_the_classes_that_are_there(pool):
+    cells = some_cells([0, 1, 0], protein=3, field=6)
+    donors = draw_donors(PLATE_DIFFERENT, cells, pool, seed=0, plate_of=PLATE_OF)
+    assert set(donors.localization) == {0}
+    both = some_cells([0, 1, 0], protein=4, field=7)
+    assert is_uniform(
+        draw_donors(PLATE_DIFFERENT, both, pool, seed=0, plate_of=PLATE_OF).localization, [0, 2]
+    )
+
+
+def test_without_a_donor_on_the_plate_the_cell_is_missing_with_that_reason(pool):
+    cells = some_cells([0, 1, 0], protein=3, field=6)
+    donors = draw_donors(PLATE_SAME, cells, pool, seed=0, plate_of=PLATE_OF)
+    # elsewhere protein 4 would lend: its own protein never does
+    assert (donors.missing == Missing.NO_DONOR_ON_PLATE).all()
+    assert (donors.slot == -1).all()
+    unlabelled = draw_donors(PLATE_SAME, some_cells([0, 0, 0]), pool, seed=0, plate_of=PLATE_OF)
+    assert (unlabelled.missing == Missing.NO_LABEL).all()
+
+
+@pytest.mark.parametrize("name", ["same", "different"])
+@pytest.mark.parametrize("plate_of", [None, np.zeros(11, int)])
+def test_on_a_screen_of_one_plate_the_donors_are_those_of_the_plain_setting(pool, name, plate_of):
+    cells = some_cells([0, 1, 0], protein=3, field=6)
+    plain = draw_donors(get_setting(name), cells, pool, seed=4)
+    matched = draw_donors(
+        get_setting(f"{name}_plate_matched"), cells, pool, seed=4, plate_of=plate_of
+    )
+    for own, other in zip(vars(matched).values(), vars(plain).values(), strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_a_class_that_lends_on_all_plates_is_the_one_that_is_drawn_from_all(pool):
+    cells = some_cells([0, 1, 0], protein=4, field=7)
+    plain = draw_donors(DIFFERENT, cells, pool, seed=5)
+    matched = draw_donors(PLATE_DIFFERENT, cells, pool, seed=5, plate_of=PLATE_OF)
+    np.testing.assert_array_equal(matched.localization, plain.localization)
+
+
+def test_a_dilated_cell_takes_in_what_is_near_and_nothing_else():
+    mask = np.zeros((2, 9, 9), np.uint8)
+    mask[0, 4, 4], mask[0, 4, 6], mask[1, 0, 0] = CENTRE_CELL, 2, CENTRE_CELL
+    wide = dilate(mask, 2)
+    y, x = np.ogrid[:9, :9]
+    near = [(y - 4) ** 2 + (x - 4) ** 2 <= 4, y**2 + x**2 <= 4]
+    np.testing.assert_array_equal(wide == CENTRE_CELL, near)
+    assert mask[0, 4, 6] == 2
+
+
 # select_donors
 
 
@@ -384,10 +449,13 @@ def test_an_unknown_setting_names_the_nearest():
         get_setting("diferent")
 
 
-def test_the_controls_swap_nothing_but_self_swap():
-    assert [s.name for s in SWAPS] == ["same", "different", "cell_free", "self_swap"]
-    assert [s.name for s in SETTINGS.values() if s.each_background] == ["different", "cell_free"]
-    assert [s.name for s in SWAPS if s.scale] == ["same", "different", "self_swap"]
+def test_which_settings_swap_which_have_each_background_and_which_scale():
+    variants = ["dilated_2", "plate_matched"]
+    both = [f"{name}_{variant}" for variant in variants for name in ("same", "different")]
+    assert [s.name for s in SWAPS] == ["same", "different", "cell_free", "self_swap", *both]
+    each = [s.name for s in SETTINGS.values() if s.each_background]
+    assert each == ["different", "cell_free", *both[1::2]]
+    assert [s.name for s in SWAPS if s.scale] == ["same", "different", "self_swap", *both]
 
 
 @pytest.fixture
@@ -419,11 +487,13 @@ def result(crops, pool):
     def of(setting):
         channels = np.arange(len(model.spec.channels))
         lender = bank if setting.swaps else None
-        drawn = draw_donors(setting, cells, pool, seed=0) if setting.swaps else None
+        plates = {"plate_of": np.array([0, 0, 0, *[1] * 8])}
+        drawn = draw_donors(setting, cells, pool, seed=0, **plates) if setting.swaps else None
         made = swap(block, setting, lender, drawn)
         composed = np.empty((len(made.rows), *image.shape[1:]), np.float32)
-        compose(block, setting, lender, made, rows=made.rows, channels=channels, out=composed)
-        features = model.embed(composed, mask[made.rows], mode=setting.mode)
+        wide = block.dilated(setting.dilate_px)
+        compose(wide, setting, lender, made, rows=made.rows, channels=channels, out=composed)
+        features = model.embed(composed, wide.mask[made.rows], mode=setting.mode)
         parts = (made.missing, made.donor, composed, *features.values())
         return b"".join(part.tobytes() for part in parts)
 
@@ -443,6 +513,9 @@ def result(crops, pool):
         ("background_only", {"refill": "cells"}),
         ("original", {"mode": "masked"}),
         ("masked", {"mode": "masked_mean"}),
+        ("masked", {"dilate_px": 2}),
+        ("different", {"dilate_px": 2}),
+        ("same", {"same_plate": True}),
     ],
 )
 def test_each_option_of_a_setting_changes_the_result(result, name, change):

@@ -9,7 +9,7 @@ Gupta, Moses & Lu (2025), Representation Learning Methods for Single-Cell Micros
 by Background Cells. PMLR 311:162-177.
 """
 
-from bgscale.settings.compose import blocks, compose, compose_into, scaling
+from bgscale.settings.compose import blocks, compose, compose_into, dilate, scaling
 from bgscale.settings.donors import (
     RIM_PX,
     Cells,
@@ -37,6 +37,7 @@ __all__ = [
     "compose",
     "compose_into",
     "deal_donors",
+    "dilate",
     "draw_donors",
     "get_setting",
     "pack",

@@ -5,8 +5,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from bgscale.errors import InputError
+from bgscale.schema import CENTRE_CELL
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -116,6 +118,33 @@ def _flat(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return (..., y, x) as (..., pixel), without a copy where it lies in one piece."""
     *first, height, width = values.shape
     return np.ascontiguousarray(values).reshape(*first, height * width)
+
+
+def dilate(mask: npt.NDArray[np.uint8], pixels: int) -> npt.NDArray[np.uint8]:
+    """Return masks whose centre cells take in all that lies within so many pixels.
+
+    Other cells that lie so near are taken in as well.
+
+    Parameters
+    ----------
+    mask : array (cell, y, x), uint8
+    pixels : int
+        Distance between the centres of pixels.
+
+    Returns
+    -------
+    array (cell, y, x), uint8
+
+    Examples
+    --------
+    >>> mask = np.array([[[0, 0, 0, 2], [0, 1, 0, 2], [0, 0, 0, 2]]], np.uint8)
+    >>> dilate(mask, 1)[0].tolist()
+    [[0, 1, 0, 2], [1, 1, 1, 2], [0, 1, 0, 2]]
+    """
+    y, x = np.ogrid[-pixels : pixels + 1, -pixels : pixels + 1]
+    near = (y * y + x * x <= pixels * pixels)[None]
+    grown = ndimage.binary_dilation(mask == CENTRE_CELL, near)
+    return np.where(grown, np.uint8(CENTRE_CELL), mask)
 
 
 def blocks(length: int, size: int) -> Iterator[slice]:

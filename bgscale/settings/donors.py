@@ -66,6 +66,32 @@ class Pool:
     protein: Ints
     field: Ints
 
+    @property
+    def of_one_protein(self) -> Bools:
+        """Whether all donors of a class are of the same protein: (localization,), bool."""
+        filled = np.arange(self.protein.shape[1]) < self.sizes[:, None]
+        return np.asarray((~filled | (self.protein == self.protein[:, :1])).all(1))
+
+    def on(self, plate: int, plate_of: Ints) -> tuple["Pool", Ints]:
+        """Return the donors from one plate, and the slot that each has here.
+
+        Parameters
+        ----------
+        plate : int
+        plate_of : array (field,), int64
+            Plate of each field code.
+        """
+        places = [
+            np.flatnonzero(plate_of[self.field[k, :size]] == plate)
+            for k, size in enumerate(self.sizes.tolist())
+        ]
+        slots = np.full((len(places), max(max(map(len, places)), 1)), -1, np.int64)
+        protein, field = slots.copy(), slots.copy()
+        for k, own in enumerate(places):
+            slots[k, : len(own)] = own
+            protein[k, : len(own)], field[k, : len(own)] = self.protein[k, own], self.field[k, own]
+        return Pool(np.array([len(own) for own in places]), protein, field), slots
+
 
 @dataclass(frozen=True)
 class Donors:
@@ -146,7 +172,13 @@ def _of_protein(rows: Ints, field: Ints, quota: int, per_field: int) -> Ints:
 
 
 def draw_donors(
-    setting: Setting, cells: Cells, pool: Pool, *, seed: int, candidate: int = 0
+    setting: Setting,
+    cells: Cells,
+    pool: Pool,
+    *,
+    seed: int,
+    candidate: int = 0,
+    plate_of: Ints | None = None,
 ) -> Donors:
     """Draw one donor per cell.
 
@@ -160,6 +192,8 @@ def draw_donors(
     seed : int
     candidate : int
         Number of the draw: the class stays, the donor of it is drawn anew.
+    plate_of : array (field,), int64, optional
+        Plate of each field code, for settings of the same plate; None: all are of one.
 
     Returns
     -------
@@ -169,12 +203,48 @@ def draw_donors(
     -----
     A donor is never of the cell's own protein; where a class has one protein only, it is of another
     field. `same` draws its class uniformly from the cell's own, `different` and `cell_free` from
-    the others. A cell without a class has no `same` and no `different`.
+    the others. A cell without a class has no `same` and no `different`. On its own plate a cell
+    draws from the classes that have donors there; where all have, it is the class that it draws
+    from all plates.
     """
+    lone = pool.of_one_protein
+    allowed = cells.labels if setting.choice != "different" else ~cells.labels
+    if not _by_plate(setting, plate_of):
+        return _drawn(setting, cells, pool, allowed, lone, seed, candidate)
+    assert plate_of is not None
+    n = len(cells)
+    found = Donors(np.full(n, -1), np.full(n, -1), np.zeros(n, np.uint8))
+    own_plate = plate_of[cells.field]
+    for plate in np.unique(own_plate):
+        rows = np.flatnonzero(own_plate == plate)
+        there, slots = pool.on(int(plate), plate_of)
+        offered = allowed[rows] & (there.sizes > 0)
+        drawn = _drawn(setting, cells.take(rows), there, offered, lone, seed, candidate)
+        absent = allowed[rows].any(1) & (drawn.missing == Missing.NO_DONOR)
+        found.missing[rows] = np.where(absent, Missing.NO_DONOR_ON_PLATE, drawn.missing)
+        found.localization[rows] = drawn.localization
+        found.slot[rows] = np.where(drawn.slot < 0, -1, slots[drawn.localization, drawn.slot])
+    return found
+
+
+def _by_plate(setting: Setting, plate_of: Ints | None) -> bool:
+    """Whether donors are to be found plate by plate."""
+    return setting.same_plate and plate_of is not None and bool((plate_of != plate_of[:1]).any())
+
+
+def _drawn(
+    setting: Setting,
+    cells: Cells,
+    pool: Pool,
+    allowed: Bools,
+    lone: Bools,
+    seed: int,
+    candidate: int,
+) -> Donors:
+    """Draw a donor of an allowed class for each cell; `lone` are the classes of one protein."""
     purpose = f"donor/{setting.source}/{setting.choice}"
     n, classes = cells.labels.shape
     missing = np.zeros(n, np.uint8)
-    allowed = cells.labels if setting.choice != "different" else ~cells.labels
     if setting.source == "crop":
         missing[~cells.labels.any(1)] = Missing.NO_LABEL
     localization = _nth_true(allowed, seed, purpose + "/class", cells.ids)
@@ -183,7 +253,8 @@ def draw_donors(
     for k in range(classes):
         rows = np.flatnonzero((localization == k) & (missing == 0))
         if len(rows):
-            slot[rows] = _draw_slots(setting, cells.take(rows), pool, k, seed, purpose, candidate)
+            own, bound = cells.take(rows), lone[k]
+            slot[rows] = _draw_slots(setting, own, pool, k, bound, seed, purpose, candidate)
     missing[(slot < 0) & (missing == 0)] = Missing.NO_DONOR
     localization[missing != 0] = -1
     return Donors(localization, slot, missing)
@@ -198,7 +269,14 @@ def _nth_true(allowed: Bools, seed: int, purpose: str, ids: draw.UInt64Array) ->
 
 
 def _draw_slots(
-    setting: Setting, cells: Cells, pool: Pool, k: int, seed: int, purpose: str, candidate: int
+    setting: Setting,
+    cells: Cells,
+    pool: Pool,
+    k: int,
+    lone: np.bool_,
+    seed: int,
+    purpose: str,
+    candidate: int,
 ) -> Ints:
     """Return a slot of class k per cell, outside its own protein (or field); -1: none is left."""
     size = int(pool.sizes[k])
@@ -215,7 +293,7 @@ def _draw_slots(
         first, last, skip_low, skip_high = low, high, field_low, field_high
     else:
         first, last = np.zeros_like(low), np.full_like(high, size)
-        alone = high - low == size
+        alone = lone & (high - low == size)
         skip_low = np.where(alone, field_low, low)
         skip_high = np.where(alone, field_high, high)
     count = (last - first) - (skip_high - skip_low)
@@ -237,6 +315,7 @@ def deal_donors(
     covered: bool,
     own_bits: Bits,
     donor_bits: Bits,
+    plate_of: Ints | None = None,
 ) -> Donors:
     """Deal donors of one class to the cells of experiment 1, no donor twice as far as they reach.
 
@@ -266,6 +345,8 @@ def deal_donors(
         Masks of the cells, from `pack`.
     donor_bits : array (slot, byte), uint8
         Those of the class's donors, with a rim of `RIM_PX`.
+    plate_of : array (field,), int64, optional
+        As in `draw_donors`.
 
     Returns
     -------
@@ -279,6 +360,10 @@ def deal_donors(
         allowed = own & ~here
     else:
         allowed = np.where(own.all(1)[:, None], ~here, ~own)
+    absent = Missing.NO_DONOR
+    if plate_of is not None and _by_plate(setting, plate_of):
+        allowed = allowed & (plate_of[fields] == plate_of[cells.field][:, None])
+        absent = Missing.NO_DONOR_ON_PLATE
     purpose = f"deal/{setting.source}/{setting.choice}/{localization}"
     deck = draw.order(seed, purpose, np.arange(size, dtype=np.uint64))
     visible = np.zeros((n, size), np.float64)
@@ -298,7 +383,7 @@ def deal_donors(
         given = allowed[waiting[row], place]
         slot[waiting[row[given]]] = deck[place[given]]
         waiting = np.delete(waiting, row[given])
-    missing = np.where(slot < 0, Missing.NO_DONOR, Missing.PRESENT).astype(np.uint8)
+    missing = np.where(slot < 0, absent, Missing.PRESENT).astype(np.uint8)
     return Donors(np.where(slot < 0, -1, localization), slot, missing)
 
 

@@ -27,6 +27,10 @@ class Setting:
         Replace the centre cell, or all cells, by medium of the same crop.
     mode : {"unmasked", "masked", "masked_mean"}
         How the model's preprocessing treats the outside of the centre cell.
+    dilate_px : int
+        The centre cell reaches so many pixels of the image farther than its mask.
+    same_plate : bool
+        Only donors from the cell's own plate.
     description : str
     """
 
@@ -36,6 +40,8 @@ class Setting:
     scale: bool = False
     refill: Literal["", "centre", "cells"] = ""
     mode: Literal["unmasked", "masked", "masked_mean"] = "unmasked"
+    dilate_px: int = 0
+    same_plate: bool = False
     description: str = ""
 
     @property
@@ -90,6 +96,50 @@ _ALL = (
         "masked_mean",
         mode="masked_mean",
         description="control: scaled as original, then zero outside the centre cell",
+    ),
+    Setting(
+        "masked_dilated_2",
+        mode="masked",
+        dilate_px=2,
+        description="control: masked, with what lies within 2 pixels of the centre cell",
+    ),
+    Setting(
+        "masked_dilated_4",
+        mode="masked",
+        dilate_px=4,
+        description="control: masked, with what lies within 4 pixels of the centre cell",
+    ),
+    Setting(
+        "same_dilated_2",
+        "crop",
+        "same",
+        scale=True,
+        dilate_px=2,
+        description="control: same, the cell pasted with what lies within 2 pixels of it",
+    ),
+    Setting(
+        "different_dilated_2",
+        "crop",
+        "different",
+        scale=True,
+        dilate_px=2,
+        description="control: different, the cell pasted with what lies within 2 pixels of it",
+    ),
+    Setting(
+        "same_plate_matched",
+        "crop",
+        "same",
+        scale=True,
+        same_plate=True,
+        description="control: same, with donors from the cell's own plate",
+    ),
+    Setting(
+        "different_plate_matched",
+        "crop",
+        "different",
+        scale=True,
+        same_plate=True,
+        description="control: different, with donors from the cell's own plate",
     ),
 )
 SETTINGS = {setting.name: setting for setting in _ALL}

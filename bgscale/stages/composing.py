@@ -5,7 +5,7 @@ composed from a block of crops and the donor bank, on the device where it is rea
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from bgscale import embed as kernels
 from bgscale import settings as swaps
 from bgscale.crops import fill_with_medium
 from bgscale.schema import CENTRE_CELL, MEDIUM, Missing
-from bgscale.settings import Cells, Donors, Ints, Setting
+from bgscale.settings import Cells, Donors, Ints, Setting, dilate
 from bgscale.stages.job import Bank, Job
 
 if TYPE_CHECKING:
@@ -49,6 +49,18 @@ class Block:
     def resident(self) -> dict[str, "Tensor"]:
         """What lies on a device already, by its name."""
         return {}
+
+    @cached_property
+    def _dilated(self) -> dict[int, "Block"]:
+        return {}
+
+    def dilated(self, pixels: int) -> "Block":
+        """Return the block with centre cells that reach so many pixels farther; 0: as it is."""
+        if not pixels:
+            return self
+        if pixels not in self._dilated:
+            self._dilated[pixels] = replace(self, mask=dilate(self.mask, pixels))
+        return self._dilated[pixels]
 
 
 @dataclass(frozen=True)
@@ -98,7 +110,8 @@ def draw(job: Job, block: Block, setting: Setting, bank: Bank | None) -> Donors 
     if bank is None:
         return None
     seed = job.config.seed
-    drawn = swaps.draw_donors(setting, block.cells, bank.pool, seed=seed)
+    plate_of = job.plate_of_field
+    drawn = swaps.draw_donors(setting, block.cells, bank.pool, seed=seed, plate_of=plate_of)
     rows = np.flatnonzero(drawn.missing == Missing.PRESENT)
     if setting.source != "crop" or not len(rows):
         return drawn
@@ -107,7 +120,7 @@ def draw(job: Job, block: Block, setting: Setting, bank: Bank | None) -> Donors 
     fewest = swaps.uncovered_bits(own, bank.packed_with_rim[k, slot[rows]])
     for candidate in range(1, job.config.donors.candidates):
         again = swaps.draw_donors(
-            setting, block.cells, bank.pool, seed=seed, candidate=candidate
+            setting, block.cells, bank.pool, seed=seed, candidate=candidate, plate_of=plate_of
         ).slot[rows]
         uncovered = swaps.uncovered_bits(own, bank.packed_with_rim[k, again])
         better = uncovered < fewest
@@ -127,7 +140,8 @@ def swap(block: Block, setting: Setting, bank: Bank | None, drawn: Donors | None
         rows = np.flatnonzero(missing == Missing.PRESENT)
         lent = drawn.localization[rows], drawn.slot[rows]
         donor[rows], donor_class[rows] = bank.ids[lent], drawn.localization[rows]
-        uncovered[rows] = swaps.uncovered_px(block.mask[rows], bank.mask[lent])
+        own = block.dilated(setting.dilate_px).mask[rows]
+        uncovered[rows] = swaps.uncovered_px(own, bank.mask[lent])
         place[rows] = np.ravel_multi_index(lent, bank.ids.shape)
     return Swapped(missing, donor, donor_class, uncovered, place, image)
 
@@ -157,7 +171,10 @@ def compose(
     channels: Ints,
     out: npt.NDArray[np.float32],
 ) -> None:
-    """Fill `out` (n, channel, y, x) with cells that are there, under a setting."""
+    """Fill `out` (n, channel, y, x) with cells that are there, under a setting.
+
+    The block's masks are those that the setting wants: `Block.dilated`.
+    """
     image = block.image if swapped.image is None else swapped.image
     if bank is None:
         out[:] = image[rows[:, None], channels]
@@ -190,7 +207,7 @@ class Batches:
     model : EmbeddingModel
     block : Block
     wanted : sequence of (Setting, Swapped)
-        Settings of one mode.
+        Settings of one mode and one dilation, which the block's masks have.
     channels : sequence of int
         Those that the model reads, of the screen's.
     """

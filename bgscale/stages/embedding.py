@@ -7,6 +7,7 @@ donor bank that the process holds.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,6 +82,7 @@ def deal(job: Job, setting: Setting, k: int, background: int) -> Donors | None:
         covered=setting.source == "crop" and job.config.donors.candidates > 1,
         own_bits=centres.packed[k],
         donor_bits=bank.packed_with_rim[background],
+        plate_of=job.plate_of_field,
     )
 
 
@@ -99,9 +101,11 @@ def features(
         By layer, for each of the settings.
     """
     found: list[dict[str, npt.NDArray[np.float32]]] = [{} for _ in wanted]
-    for mode in dict.fromkeys(setting.mode for setting, _ in wanted):
-        alike = [i for i, (setting, _) in enumerate(wanted) if setting.mode == mode]
-        batches = Batches(job, model, block, [wanted[i] for i in alike], channels)
+    kinds = [(setting.mode, setting.dilate_px) for setting, _ in wanted]
+    for mode, pixels in dict.fromkeys(kinds):
+        alike = [i for i, kind in enumerate(kinds) if kind == (mode, pixels)]
+        masked = block.dilated(pixels)
+        batches = Batches(job, model, masked, [wanted[i] for i in alike], channels)
         ends = np.cumsum([len(wanted[i][1].rows) for i in alike])[:-1]
         for layer, values in model.embed_batches(len(batches), batches, mode).items():
             for i, own in zip(alike, np.split(values, ends), strict=True):
@@ -248,8 +252,11 @@ def _read_and_draw(
     table = job.cells(plate)
     rows = np.arange(start + part.start, start + part.stop)
     where = slice(rows[0], rows[-1] + 1)
+    cells = table.cells.take(rows)
+    # the bank's fields are those of all plates
+    first = int(np.searchsorted(job.plate_of_field, job.plates.index(plate)))
     block = Block(
-        table.cells.take(rows),
+        replace(cells, field=cells.field + first),
         job.store.read(f"plates/{plate}/crops/image", where),
         job.store.read(f"plates/{plate}/crops/mask", where),
         cell_ranges(job, plate, table.cells.protein[rows], table.cells.field[rows]),
@@ -395,8 +402,9 @@ def sample(job: Job, unit: Unit) -> Done:
             swapped = swap(block, setting, bank, drawn)
             rows = swapped.rows
             crops = np.zeros_like(image[k, rows, s])
-            compose(block, setting, bank, swapped, rows=rows, channels=channels, out=crops)
-            inside = (block.mask[rows] == CENTRE_CELL)[:, None] | (setting.mode == "unmasked")
+            masked = block.dilated(setting.dilate_px)
+            compose(masked, setting, bank, swapped, rows=rows, channels=channels, out=crops)
+            inside = (masked.mask[rows] == CENTRE_CELL)[:, None] | (setting.mode == "unmasked")
             image[k, rows, s] = np.where(inside, crops, 0)
             missing[k, :, s] = swapped.missing
     files = []

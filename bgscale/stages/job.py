@@ -176,6 +176,11 @@ class Job:
         names = (self.store.array(f"plates/{p}/cells/field").attrs["names"] for p in self.plates)
         return [name for own in names for name in own]
 
+    @cached_property
+    def plate_of_field(self) -> Ints:
+        """Number of the plate of each field code of all plates: (field,), int64."""
+        return np.repeat(np.arange(len(self.plates)), [self.field_count(p) for p in self.plates])
+
     @property
     def has_windows(self) -> bool:
         """Whether cell-free windows were found in fields; crops screens have none."""
