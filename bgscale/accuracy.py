@@ -44,7 +44,7 @@ def accuracy_dataset(
     Parameters
     ----------
     accuracy : array (setting, localization_a, localization_b, background, fold), float64
-        Rows of `sweep_row` stacked along `localization_a`; NaN where there is no such problem.
+        NaN where there is no such problem.
         Only pairs with a before b are kept.
     converged : array of the same shape, bool, optional
         Left out where it is not known.

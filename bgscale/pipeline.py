@@ -46,7 +46,7 @@ VERSIONS = {
     "sample": 2,
     "embed": 2,
     "grid": 2,
-    "evaluate": 1,
+    "evaluate": 2,
     "classifiers": 1,
     "proportions": 1,
     "shifts": 1,
@@ -328,7 +328,7 @@ def _add_model(
         (f"evaluation/{name}",),
         f"{name}: classify pairs of classes",
         lambda j: classification.create_evaluation(j, name),
-        lambda j: len(j.classes),
+        lambda j: len(embedding.grid_problems(j)),
     )
     fitted = named(
         "classifiers",

@@ -1,186 +1,11 @@
-"""The SVM sweep is the published procedure, and the table aggregates as it says."""
-
-import warnings
-from concurrent.futures import ThreadPoolExecutor
+"""The table of experiment 1 aggregates as it says."""
 
 import numpy as np
 import pytest
 import xarray as xr
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import cross_val_score
-from sklearn.svm import SVC
 
 from bgscale.errors import InputError, SchemaError
-from bgscale.evaluate import (
-    accuracy_dataset,
-    neighbour_share,
-    svm_accuracy,
-    svm_accuracy_from_gram,
-    sweep_row,
-    table,
-)
-
-rng = np.random.Generator(np.random.Philox(key=20))
-
-
-def problem(separation: float, *, scale: float = 1.0, cells: tuple[int, int] = (60, 60)):
-    """Two classes of skewed non-negative features, as those of a network after its ReLU."""
-    a, b = (rng.gamma(1.0, scale, (n, 24)).astype(np.float32) for n in cells)
-    return a, (b + separation * scale * rng.normal(size=24)).astype(np.float32)
-
-
-def plain_svc(a, b, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        svc = SVC(**{"kernel": "linear", "C": 1.0, "max_iter": 100_000} | options)
-        labels = np.repeat([0, 1], [len(a), len(b)])
-        return cross_val_score(svc, np.concatenate([a, b]), labels, cv=5)
-
-
-# The solver
-
-
-@pytest.mark.parametrize("separation", [0.0, 0.05, 0.2, 0.4, 2.0])
-@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
-@pytest.mark.parametrize("cells", [(60, 60), (33, 71)])
-def test_accuracies_equal_plain_svc_fold_by_fold(separation, scale, cells):
-    a, b = problem(separation, scale=scale, cells=cells)
-    np.testing.assert_array_equal(svm_accuracy(a, b).accuracy, plain_svc(a, b))
-
-
-def test_difficulties_of_that_test_span_chance_to_certainty():
-    assert svm_accuracy(*problem(0.0)).accuracy.mean() < 0.65
-    assert svm_accuracy(*problem(2.0)).accuracy.mean() > 0.95
-
-
-def test_gram_blocks_give_the_same_scores_as_features():
-    a, b = problem(0.3)
-    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
-    scores = svm_accuracy_from_gram(wide_a @ wide_a.T, wide_a @ wide_b.T, wide_b @ wide_b.T)
-    for one, other in zip(scores, svm_accuracy(a, b), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_iteration_limit_is_recorded_and_does_not_warn():
-    a, b = problem(0.05, scale=5.0)
-    scores = svm_accuracy(a, b, max_iterations=50)
-    assert not scores.converged.any()
-    assert (scores.iterations == 50).all()
-    np.testing.assert_array_equal(scores.accuracy, plain_svc(a, b, max_iter=50))
-    assert svm_accuracy(*problem(2.0)).converged.all()
-
-
-def test_iteration_limit_does_not_warn_on_several_threads():
-    problems = [problem(0.05, scale=5.0) for _ in range(8)]
-    with ThreadPoolExecutor(4) as pool:
-        scores = list(pool.map(lambda p: svm_accuracy(*p, max_iterations=50), problems))
-    assert not any(s.converged.any() for s in scores)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("penalty", 1e-3), ("tolerance", 1.0), ("max_iterations", 5), ("folds", 3)],
-)
-def test_each_option_changes_the_result(option, value):
-    a, b = problem(0.2)
-    changed = svm_accuracy(a, b, **{option: value})
-    assert not np.array_equal(changed.iterations, svm_accuracy(a, b).iterations)
-
-
-def test_order_of_cells_decides_the_folds():
-    a, b = problem(0.2)
-    assert not np.array_equal(svm_accuracy(a, b).accuracy, svm_accuracy(a[::-1], b).accuracy)
-
-
-def test_constant_features_are_told_by_guessing():
-    constant = np.full((20, 3), 7.5)
-    np.testing.assert_array_equal(svm_accuracy(constant, constant).accuracy, np.full(5, 0.5))
-    zero = np.zeros((20, 3))
-    np.testing.assert_array_equal(svm_accuracy(zero, zero).accuracy, np.full(5, 0.5))
-
-
-def test_features_that_cannot_be_used_are_refused():
-    a, b = problem(1.0)
-    holed = b.copy()
-    holed[7, 3] = np.nan
-    with pytest.raises(InputError, match=r"features_b: 1 of 60 cells have NaN.*row 7"):
-        svm_accuracy(a, holed)
-    with pytest.raises(InputError, match=r"class b has 4 cells; expected at least 5"):
-        svm_accuracy(a, b[:4])
-    with pytest.raises(InputError, match="24 features and features_b 23"):
-        svm_accuracy(a, b[:, 1:])
-    with pytest.raises(InputError, match=r"features_a has shape .*expected \(cell, feature\)"):
-        svm_accuracy(a[0], b)
-    with pytest.raises(InputError, match="Gram blocks have shapes"):
-        svm_accuracy_from_gram(np.eye(6), np.ones((5, 7)), np.eye(7))
-    with pytest.raises(InputError, match="NaN"):
-        svm_accuracy_from_gram(np.eye(6), np.full((6, 6), np.nan), np.eye(6))
-    with pytest.raises(InputError, match="penalty=0"):
-        svm_accuracy(a, b, penalty=0.0)
-
-
-# The sweep
-
-
-@pytest.fixture(scope="module")
-def grids():
-    n, draws, width = 4, 10, 6
-    centres = rng.normal(size=(n, 1, width))
-    own = rng.normal(size=(n, draws, width)) + centres
-    each = rng.normal(size=(n, n, draws, width)) + centres + centres[:, None]
-    return {"same": own, "different": each, "self_swap": own + 1.0}
-
-
-NAMES = ["actin", "ER", "Golgi", "nucleus"]
-
-
-def test_a_row_holds_every_problem_of_its_class_and_no_other(grids):
-    a = 1
-    row = sweep_row(a, grids, localizations=NAMES)
-    assert row.accuracy.shape == row.converged.shape == (3, 4, 5, 5)
-    expected = np.zeros((3, 4, 5), bool)
-    expected[[0, 2], 2:, 0] = True
-    expected[1, 2:, 1:] = True
-    np.testing.assert_array_equal(np.isfinite(row.accuracy).all(axis=-1), expected)
-    np.testing.assert_array_equal(row.converged.all(axis=-1), expected)
-    for b in (2, 3):
-        np.testing.assert_array_equal(
-            row.accuracy[0, b, 0], plain_svc(grids["same"][a], grids["same"][b])
-        )
-        for g in range(4):
-            block = grids["different"][g]
-            np.testing.assert_array_equal(row.accuracy[1, b, 1 + g], plain_svc(block[a], block[b]))
-
-
-def test_rows_do_not_depend_on_each_other_and_the_last_has_no_problem(grids):
-    assert np.isnan(sweep_row(3, grids, localizations=NAMES).accuracy).all()
-    whole = sweep_row(0, grids, localizations=NAMES).accuracy[0]
-    alone = sweep_row(0, {"same": grids["same"]}, localizations=NAMES).accuracy[0]
-    np.testing.assert_array_equal(whole, alone)
-
-
-def test_missing_draws_are_left_out_and_classes_with_too_few_have_no_problem(grids):
-    own = grids["same"].copy()
-    own[2, 8:] = np.nan
-    own[3, 4:] = np.nan
-    accuracy = sweep_row(0, {"same": own}, localizations=NAMES).accuracy[0, :, 0]
-    np.testing.assert_array_equal(accuracy[2], plain_svc(own[0], own[2, :8]))
-    assert np.isnan(accuracy[3]).all()
-    assert np.isfinite(accuracy[1]).all()
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_draw_with_some_features_missing_is_refused_by_name(grids, value):
-    each = grids["different"].copy()
-    each[2, 3, 6, 1] = value
-    with pytest.raises(InputError, match="background 'Golgi', localization 'nucleus': draw 6"):
-        sweep_row(0, {"different": each}, localizations=NAMES)
-
-
-def test_a_grid_of_another_shape_is_refused(grids):
-    with pytest.raises(InputError, match="grid of setting 'same' has shape"):
-        sweep_row(0, {"same": grids["same"][:3]}, localizations=NAMES)
-
+from bgscale.evaluate import accuracy_dataset, classify, neighbour_share, table
 
 # The dataset and its table
 
@@ -363,13 +188,20 @@ def test_fits_that_stopped_early_are_counted_where_they_are_used(four):
     assert "different: 8.3% of the fits stopped" in t.attrs["note"]
 
 
-def test_a_sweep_goes_through_to_a_table(grids):
-    rows = [sweep_row(a, grids, localizations=NAMES) for a in range(4)]
+def test_a_sweep_goes_through_to_a_table():
+    own = np.random.Generator(np.random.Philox(key=20))
+    names = ["actin", "ER", "Golgi", "nucleus"]
+    accuracy = np.full((2, 4, 4, 5, 5), np.nan)
+    converged = np.zeros(accuracy.shape, bool)
+    for s, b in [(0, 0), *((1, 1 + g) for g in range(4))]:
+        crops = own.normal(size=(4, 10, 6)) + own.normal(size=(4, 1, 6))
+        scores = classify(crops, localizations=names)
+        accuracy[s, :, :, b], converged[s, :, :, b] = scores.accuracy, scores.converged
     ds = accuracy_dataset(
-        np.stack([row.accuracy for row in rows], axis=1),
-        np.stack([row.converged for row in rows], axis=1),
-        settings=list(grids),
-        localizations=NAMES,
+        accuracy,
+        converged,
+        settings=["same", "different"],
+        localizations=names,
         each_background=["different"],
     )
     assert ds["accuracy"].dims == (
@@ -379,10 +211,10 @@ def test_a_sweep_goes_through_to_a_table(grids):
         "background",
         "fold",
     )
-    assert list(ds["background"].values) == ["own", *NAMES]
+    assert list(ds["background"].values) == ["own", *names]
     t = table(ds)
     assert t.attrs["note"] == ""
-    np.testing.assert_array_equal(t["problems"], [[3] * 4, [6] * 4, [3] * 4])
+    np.testing.assert_array_equal(t["problems"], [[3] * 4, [6] * 4])
     xr.testing.assert_equal(t, table(ds.transpose()))
 
 

@@ -302,6 +302,6 @@ def test_the_next_run_does_what_was_bad_and_nothing_else(
     assert call(store, "--deep").exit_code == EXIT_SOME_FAILED
     counter = Counter()
     Run.from_config(config_of(small_screen, tmp_path)).execute(listener=counter)
-    assert counter.done == {"cut": 1, "embed": 1, "evaluate": 4}
+    assert counter.done == {"cut": 1, "embed": 1, "evaluate": 11}
     assert_same_store(finished, store)
     assert call(store, "--deep").exit_code == EXIT_DONE

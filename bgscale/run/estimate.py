@@ -233,7 +233,8 @@ def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
         return Need(problems, _disk(problems * crops, "feature"), 3 * problems, memory)
     if kind == "evaluate":
         values = settings * classes * classes * (classes + 1) * job.config.classification.folds
-        return Need(classes, 9 * values, 2 * classes, (problems + 2) * crops)
+        inner = 8 * classes * draws * draws
+        return Need(problems, 9 * values, 2 * problems, 6 * crops + inner + 64 * draws * draws)
     fits = settings * (section.folds + 1) * (1 + section.replicates)
     profile = spec.layers[spec.profile_layer]
     if kind == "classifiers":

@@ -7,7 +7,7 @@ from bgscale import evaluate as svm
 from bgscale.distribute.units import Unit
 from bgscale.schema import OWN_BACKGROUND
 from bgscale.stages.cells import Done
-from bgscale.stages.embedding import model_of, provenance
+from bgscale.stages.embedding import grid_problems, model_of, provenance
 from bgscale.stages.job import Job
 
 
@@ -30,41 +30,36 @@ def create_evaluation(job: Job, name: str) -> None:
         "background": len(classes) + 1,
         "fold": job.config.classification.folds,
     }
+    chunk = {"setting": 1, "background": 1}
     for variable, dtype, fill, text in (
         ("accuracy", "float64", float("nan"), "share of held-out crops that are classified right"),
         ("converged", "uint8", 0, "whether the solver converged before its cap"),
     ):
         store.create_array(
-            f"{node}/{variable}", dims, dtype, chunk={"localization_a": 1}, fill=fill,
-            long_name=text, units="1",
-        )  # fmt: skip
+            f"{node}/{variable}", dims, dtype, chunk=chunk, fill=fill, long_name=text, units="1"
+        )
 
 
 def evaluate(job: Job, unit: Unit) -> Done:
-    """Cross-validate all problems of one class against those after it."""
-    name, a = unit.stage.split("/")[1], unit.start
+    """Cross-validate all pairs of classes under one setting and background."""
+    name = unit.stage.split("/")[1]
     layer = model_of(job.text, name).spec.classification_layer
     section, store = job.config.classification, job.store
-    # a pair (a, b) needs class a and those after it, not the whole grid
-    block = store.array(f"grid/{name}/{layer}/embedding")[:, :, a:]
-    filler = np.zeros((*block.shape[:2], a, *block.shape[3:]), block.dtype)
-    grid = np.concatenate([filler, block], axis=2)
-    features = {
-        setting.name: grid[s, 1:] if setting.each_background else grid[s, 0]
-        for s, setting in enumerate(job.settings)
-    }
+    s, b = grid_problems(job)[unit.start]
     # how a product is split over threads changes its last bits
     with threadpool_limits(1, user_api="blas"):
-        row = svm.sweep_row(
-            a,
-            features,
+        scores = svm.classify(
+            store.read(f"grid/{name}/{layer}/embedding", s, b),
             localizations=job.classes,
             folds=section.folds,
             penalty=section.penalty,
             max_iterations=section.max_iterations,
         )
-    region = [(0, len(job.settings)), (a, a + 1)]
-    accuracy, converged = row.accuracy[:, None], row.converged[:, None].astype(np.uint8)
+    n = len(job.classes)
+    region = [(s, s + 1), (0, n), (0, n), (b, b + 1)]
+    accuracy, converged = (
+        values[None, :, :, None] for values in (scores.accuracy, scores.converged.astype(np.uint8))
+    )
     files = store.write(f"evaluation/{name}/accuracy", region, accuracy)
     files += store.write(f"evaluation/{name}/converged", region, converged)
     fits = int(np.isfinite(accuracy).sum())

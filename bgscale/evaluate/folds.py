@@ -1,0 +1,90 @@
+"""Folds of one pair of classes: as published, and with groups that are never divided.
+
+Owns in which fold a cell is held out. The one idea: folds are one number per cell, and depend on
+nothing but the pair's own cells.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedKFold
+
+Integers: TypeAlias = npt.NDArray[np.int64]
+
+NO_FOLD = -1
+
+
+def published_folds(cells_a: int, cells_b: int, folds: int) -> Integers:
+    """Return the fold that holds out each cell, those of class a first.
+
+    The published folds: stratified by class, not shuffled, so that the order of the cells decides.
+
+    Parameters
+    ----------
+    cells_a, cells_b : int
+        Each at least `folds`.
+    folds : int
+
+    Returns
+    -------
+    array (cell,), int64
+
+    Examples
+    --------
+    >>> published_folds(4, 2, 2).tolist()
+    [0, 0, 1, 1, 0, 1]
+    """
+    labels = np.repeat([0, 1], [cells_a, cells_b])
+    held_out = np.empty(len(labels), np.int64)
+    for fold, (_, test) in enumerate(StratifiedKFold(folds).split(labels, labels)):
+        held_out[test] = fold
+    return held_out
+
+
+def _dealt(groups: Integers, folds: int, placed: dict[int, int]) -> None:
+    """Add the fold of each group of one class to those that are already placed."""
+    names, sizes = np.unique(groups, return_counts=True)
+    cells = np.zeros(folds, np.int64)
+    for name, size in zip(names.tolist(), sizes, strict=True):
+        if name in placed:
+            cells[placed[name]] += size
+    # stable, so that groups of one size are dealt by their number
+    for at in np.argsort(-sizes, kind="stable"):
+        name = int(names[at])
+        if name not in placed:
+            placed[name] = int(np.argmin(cells))
+            cells[placed[name]] += sizes[at]
+
+
+def grouped_folds(groups_a: Integers, groups_b: Integers, folds: int) -> Integers:
+    """Return the fold that holds out each cell, where the cells of a group are held out together.
+
+    Groups (proteins, fields or wells) are dealt by decreasing size to the fold with the fewest
+    cells of their class, so that folds are balanced in both classes. A group that has cells of both
+    classes goes as a whole where class a puts it. There are as many folds as the class with the
+    fewest groups has, at most `folds`.
+
+    Parameters
+    ----------
+    groups_a, groups_b : arrays (cell,), int
+        The group of each cell.
+    folds : int
+
+    Returns
+    -------
+    array (cell,), int64
+        Cells of class a first; `NO_FOLD` throughout where a class has a single group.
+
+    Examples
+    --------
+    >>> grouped_folds(np.array([4, 4, 7, 8]), np.array([1, 2, 2]), 5).tolist()
+    [0, 0, 1, 1, 1, 0, 0]
+    """
+    filled = min(folds, len(np.unique(groups_a)), len(np.unique(groups_b)))
+    if filled < 2:
+        return np.full(len(groups_a) + len(groups_b), NO_FOLD)
+    placed: dict[int, int] = {}
+    for groups in (groups_a, groups_b):
+        _dealt(groups, filled, placed)
+    return np.array([placed[int(g)] for g in (*groups_a, *groups_b)], np.int64)
