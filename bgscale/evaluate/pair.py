@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bgscale.errors import InputError
 from bgscale.evaluate.folds import Integers, published_folds
+from bgscale.evaluate.interior import factor
 from bgscale.evaluate.solvers import (
     FOLDS,
     MAX_ITERATIONS,
@@ -63,7 +64,7 @@ def check_options(folds: int, options: Options) -> None:
 
 
 def _scores(problem: Problem, folds: int, options: Options) -> SvmScores:
-    cells_b = len(problem.gram) - problem.cells_a
+    cells_b = len(problem.features) - problem.cells_a
     for name, n in (("a", problem.cells_a), ("b", cells_b)):
         if n < folds:
             msg = (
@@ -71,7 +72,8 @@ def _scores(problem: Problem, folds: int, options: Options) -> SvmScores:
                 "cells, lower `folds` or leave the class out"
             )
             raise InputError(msg)
-    fits = solve(problem, published_folds(problem.cells_a, cells_b, folds), folds, options)
+    held_out = published_folds(problem.cells_a, cells_b, folds)
+    (fits,) = solve(problem, [held_out], folds, options)
     return SvmScores(fits.accuracy, fits.converged, fits.iterations)
 
 
@@ -102,9 +104,10 @@ def svm_accuracy(
     penalty : float
         C of the hinge loss.
     tolerance : float
-        libsvm's stopping tolerance.
+        libsvm's stopping tolerance, also where ``exact`` uses it.
     max_iterations : int
-        libsvm's limit per fit; -1 for none. The published figures used 100,000.
+        libsvm's limit per fit; -1 for none. The published figures used 100,000. ``exact`` has no
+        limit.
 
     Returns
     -------
@@ -143,8 +146,7 @@ def svm_accuracy(
         raise InputError(msg)
     options = Options(solver, penalty, tolerance, max_iterations)
     check_options(folds, options)
-    both = np.concatenate([a, b])
-    return _scores(Problem(both, both @ both.T, len(a)), folds, options)
+    return _scores(Problem(np.concatenate([a, b]), len(a)), folds, options)
 
 
 def svm_accuracy_from_gram(
@@ -189,4 +191,5 @@ def svm_accuracy_from_gram(
     if not np.isfinite(gram).all():
         msg = "Gram blocks hold NaN or infinite values; expected finite ones: check the features"
         raise InputError(msg)
-    return _scores(Problem(np.empty((n_a + n_b, 0)), gram, n_a), folds, options)
+    features = factor(gram) if solver == "exact" else np.empty((len(gram), 0))
+    return _scores(Problem(features, n_a, known_gram=gram), folds, options)

@@ -62,7 +62,7 @@ class PairScores(NamedTuple):
 
 def _present(features: npt.NDArray[np.floating], names: Sequence[str]) -> Bools:
     """Return which draws exist: (localization, draw); a missing one has NaN in all features."""
-    finite = np.isfinite(features).all(axis=2)
+    finite: Bools = np.isfinite(features).all(axis=2)
     broken = ~finite & ~np.isnan(features).all(axis=2)
     if broken.any():
         k, draw = np.argwhere(broken)[0]
@@ -140,21 +140,20 @@ def classify(
     own = {k: cells[k] @ cells[k].T for k in usable}
     for at, a in enumerate(usable):
         for b in usable[at + 1 :]:
-            cross = cells[a] @ cells[b].T
-            gram = np.block([[own[a], cross], [cross.T, own[b]]])
-            problem = Problem(np.concatenate([cells[a], cells[b]]), gram, len(cells[a]))
-            held_out = published_folds(len(cells[a]), len(cells[b]), folds)
-            fits = solve(problem, held_out, folds, options)
+            both = np.concatenate([cells[a], cells[b]])
+            problem = Problem(both, len(cells[a]), (own[a], own[b]))
+            partitions = [published_folds(len(cells[a]), len(cells[b]), folds)]
+            if groups is not None:
+                ids = groups[a, present[a]], groups[b, present[b]]
+                partitions.append(grouped_folds(*ids, folds))
+            fits, *grouped = solve(problem, partitions, folds, options)
             scores.accuracy[a, b] = fits.accuracy
             scores.converged[a, b] = fits.converged
             scores.iterations[a, b] = fits.iterations
             scores.coef[a, b], scores.intercept[a, b] = fits.coef, fits.intercept
             scores.decision[a, b, 0, present[a]] = fits.right[: len(cells[a])]
             scores.decision[a, b, 1, present[b]] = fits.right[len(cells[a]) :]
-            if groups is None:
-                continue
-            held_out = grouped_folds(groups[a, present[a]], groups[b, present[b]], folds)
-            fits = solve(problem, held_out, folds, options)
-            scores.grouped_accuracy[a, b] = fits.accuracy
-            scores.grouped_converged[a, b] = fits.converged
+            for fits in grouped:
+                scores.grouped_accuracy[a, b] = fits.accuracy
+                scores.grouped_converged[a, b] = fits.converged
     return scores
