@@ -15,6 +15,7 @@ FLOORS = [
     ["platemap", "annotations", "ngff", "screen", "results", "simulate", "table", "distribute"],
     ["stages", "pipeline", "train", "importers"],
     ["progress", "run", "summary", "plot", "scaffold", "demo", "verify"],
+    ["export"],
     ["cli", "__init__"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

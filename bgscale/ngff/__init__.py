@@ -3,6 +3,7 @@
 from bgscale.ngff.find import find_plates, is_plate
 from bgscale.ngff.metadata import FieldRef, ImageInfo, Problem, well_name
 from bgscale.ngff.read import Plate, open_plate
+from bgscale.ngff.tables import write_table
 from bgscale.ngff.write import create_plate, has_field, write_field, write_labels
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "well_name",
     "write_field",
     "write_labels",
+    "write_table",
 ]

@@ -126,7 +126,7 @@ def write_field(
     InputError
         The plate has no such field, or the image is not what is expected.
     """
-    node = _field_folder(path, well, field)
+    node = field_folder(path, well, field)
     if image.ndim != 3 or image.dtype.kind not in "uif" or 0 in image.shape:
         msg = f"{node}: got {image.dtype} of shape {image.shape}; expected numbers (channel, y, x)"
         raise InputError(msg)
@@ -167,7 +167,7 @@ def write_labels(
     InputError
         There is no such field, or the labels are not what is expected.
     """
-    node = _field_folder(path, well, field)
+    node = field_folder(path, well, field)
     image = _attributes(node)
     if not image or "multiscales" not in image:
         msg = f"{node} is not written yet: write the field, then its labels"
@@ -250,7 +250,7 @@ def _check_pixel_size(node: Path, size: float | None) -> None:
         raise InputError(msg)
 
 
-def _field_folder(path: str | Path, well: str, field: str) -> Path:
+def field_folder(path: str | Path, well: str, field: str) -> Path:
     """Return the folder of a field that the plate names."""
     row, column = _row_and_column(well)
     folder = Path(path) / row / column
@@ -277,8 +277,12 @@ def _attributes(node: Path) -> dict[str, Any] | None:
 
 def _write_group(node: Path, ome: Mapping[str, Any] | None) -> None:
     """Write the metadata of a group at once: they are there or not, never half."""
+    write_attributes(node, {} if ome is None else {"ome": {"version": VERSION, **ome}})
+
+
+def write_attributes(node: Path, attributes: Mapping[str, Any]) -> None:
+    """Make a group with these attributes, at once."""
     node.mkdir(parents=True, exist_ok=True)
-    attributes = {} if ome is None else {"ome": {"version": VERSION, **ome}}
     document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     part = node / f"zarr.json.{os.getpid()}.partial"
     part.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")

@@ -1,0 +1,215 @@
+"""CSV for R and spreadsheets: what the run found, in long tables, one file each.
+
+Numbers are as precise as in the store, what is missing is NA. A text that a spreadsheet would take
+for a formula (it begins with = + - @, a tab or a line end) gets an apostrophe in front.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from bgscale.errors import InputError
+from bgscale.export.selection import check_complete, pick, provenance
+from bgscale.export.target import beside, check_apart, write_about
+from bgscale.results import Store, open_results
+from bgscale.schema import OWN_BACKGROUND
+from bgscale.summary import node as dataset_of
+from bgscale.summary import tables
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+NOT_A_VALUE = "NA"
+MOST_COLUMNS = 8
+"""A dim that is none of a table's rows becomes columns if it has names, and no more than these."""
+
+
+class _Long(NamedTuple):
+    """A long table: what is in a node, by which dims, of which one is a must."""
+
+    file: str
+    node: str
+    rows: tuple[str, ...]
+    by: str
+
+
+_TABLES = (
+    _Long(
+        "accuracy", "evaluation",
+        ("setting", "localization_a", "localization_b", "background", "fold"), "localization_a",
+    ),
+    _Long(
+        "proportions", "proportions", ("fit", "setting", "protein", "localization"), "protein"
+    ),
+    _Long("shifts", "shifts", ("fit", "setting", "protein"), "protein"),
+    _Long(
+        "shifts_by_localization", "shifts", ("fit", "setting", "protein", "localization"),
+        "localization",
+    ),
+    _Long(
+        "confusion", "shifts", ("fit", "setting", "localization_true", "localization"),
+        "localization_true",
+    ),
+)  # fmt: skip
+_STAGES = ("evaluate", "proportions", "shifts")
+
+
+def to_csv(
+    store: str | Path, out: str | Path, *, model: str = "", overwrite: bool = False
+) -> dict[str, int]:
+    """Write a folder of CSV files.
+
+    Parameters
+    ----------
+    store : str or path
+    out : path
+        Folder.
+    model : str
+        By default all models of the store.
+    overwrite : bool
+
+    Returns
+    -------
+    dict of str to int
+        Rows of each file.
+
+    Raises
+    ------
+    InputError
+        No such model (the nearest is said), the run is not complete, or the place is taken.
+    """
+    opened = Store(store)
+    check_apart(out, opened.location)
+    known = list(opened.attrs().get("config", {}).get("models", {}))
+    models = [pick("model", model, known)] if model else known
+    check_complete(opened, [f"{stage}/{name}" for name in models for stage in _STAGES])
+    tree = open_results(opened.location)
+    absent = [
+        f"{node}/{name}"
+        for name in models
+        for node in dict.fromkeys(table.node for table in _TABLES)
+        if not opened.has(f"{node}/{name}")
+    ]
+    if absent:
+        msg = f"{opened.location} has no {', '.join(absent)} yet: `bgscale run` makes them"
+        raise InputError(msg)
+    frames, left = {}, []
+    for table in _TABLES:
+        datasets = {n: dataset_of(tree, table.node, n) for n in models}
+        long = [_long(dataset, table).assign(model=n) for n, dataset in datasets.items()]
+        frames[table.file] = _model_first(pd.concat(long, ignore_index=True))
+    for node in dict.fromkeys(table.node for table in _TABLES):
+        for name in models:
+            dataset = dataset_of(tree, node, name)
+            taken = {v for t in _TABLES if t.node == node for v in _variables(dataset, t)}
+            left += [f"{node}/{name}/{v}" for v in map(str, dataset) if v not in taken]
+    frames |= _summaries(opened.location, models)
+    frames["proteins"] = _proteins(tree)
+    with beside(out, overwrite=overwrite) as part:
+        part.mkdir()
+        for name, frame in frames.items():
+            write_csv(frame, part / f"{name}.csv")
+        write_about(part, provenance(opened, models=models, not_exported=left))
+    return {f"{name}.csv": len(frame) for name, frame in frames.items()}
+
+
+def harmless(text: object) -> object:
+    """Return a text as it may stand in a spreadsheet; what is no text as it is.
+
+    Examples
+    --------
+    >>> harmless("=1+1"), harmless("NUP2"), harmless(-1.0)
+    ("'=1+1", 'NUP2', -1.0)
+    """
+    return f"'{text}" if isinstance(text, str) and text.startswith(FORMULA) else text
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table: UTF-8, a line end per row, quotes where they are needed, NA, no formulas."""
+    safe = frame.rename(columns=harmless)
+    for name in safe.columns:
+        if not pd.api.types.is_numeric_dtype(safe[name].dtype):
+            safe[name] = safe[name].astype(object).map(harmless)
+    safe.to_csv(path, index=False, na_rep=NOT_A_VALUE, encoding="utf-8", lineterminator="\n")
+
+
+def _variables(dataset: xr.Dataset, table: _Long) -> list[str]:
+    """Return the variables that belong into a table: none of the sums, which are integer steps."""
+    found = []
+    for name, variable in dataset.data_vars.items():
+        dims = set(map(str, variable.dims))
+        extra = [d for d in dims if d not in table.rows]
+        by = dims if table.file != "proportions" else dims | {"localization"}
+        if (
+            table.by in by
+            and all(d in dataset.coords and dataset.sizes[d] <= MOST_COLUMNS for d in extra)
+            and not any(d.startswith("localization") for d in extra)
+            and not str(variable.attrs.get("units", "")).startswith("1/")
+        ):
+            found.append(str(name))
+    return sorted(found)
+
+
+def _long(dataset: xr.Dataset, table: _Long) -> pd.DataFrame:
+    """Return the variables of a table as columns, a row for each place in its dims."""
+    columns = {}
+    rows = [d for d in table.rows if d in dataset.sizes]
+    shape = [dataset.sizes[d] for d in rows]
+    for name in _variables(dataset, table):
+        variable = dataset[name].load()
+        extra = [d for d in map(str, variable.dims) if d not in rows]
+        for place in np.ndindex(*(variable.sizes[d] for d in extra)):
+            at = dict(zip(extra, place, strict=True))
+            part = variable.isel(at)
+            labels = [str(dataset[d].to_numpy()[i]) for d, i in at.items()]
+            whole = part.expand_dims({d: dataset.sizes[d] for d in rows if d not in part.dims})
+            columns["_".join([name, *labels])] = whole.transpose(*rows).to_numpy().reshape(-1)
+    places = np.indices(shape).reshape(len(rows), -1)
+    index = {
+        d: dataset[d].to_numpy()[i] if d in dataset.coords else i
+        for d, i in zip(rows, places, strict=True)
+    }
+    frame = pd.DataFrame({**index, **columns})
+    if table.file == "accuracy":
+        frame = frame[_problems(dataset, dict(zip(rows, places, strict=True)))]
+    return frame
+
+
+def _problems(dataset: xr.Dataset, at: Mapping[str, Any]) -> Any:
+    """Return which rows are problems of experiment 1: each pair once, on backgrounds it is put on.
+
+    A problem that could not be solved stays, as NA.
+    """
+    once = at["localization_a"] < at["localization_b"]
+    if "each_background" not in dataset.coords:
+        return once
+    each = dataset["each_background"].to_numpy()[at["setting"]]
+    own = dataset["background"].to_numpy()[at["background"]] == OWN_BACKGROUND
+    return once & (each != own)
+
+
+def _model_first(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[["model", *(c for c in frame.columns if c != "model")]]
+
+
+def _summaries(store: str, models: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return the table of accuracies and its contrasts, as `bgscale table` prints them."""
+    made: dict[str, list[pd.DataFrame]] = {"table": [], "contrasts": []}
+    for name in models:
+        dataset = tables(store, model=name)[name]
+        for file, dim in (("table", "setting"), ("contrasts", "contrast")):
+            own = [v for v in dataset.data_vars if dataset[v].dims == (dim,)]
+            frame = dataset[own].to_dataframe()[own].reset_index()
+            made[file].append(frame.assign(model=name, aggregate=dataset.attrs["aggregate"]))
+    return {file: _model_first(pd.concat(frames)) for file, frames in made.items()}
+
+
+def _proteins(tree: xr.DataTree) -> pd.DataFrame:
+    """Return the plate map by protein, and whether each protein has each class."""
+    dataset = tree.children["proteins"].to_dataset(inherit=False).load()
+    columns = {n: v for n, v in dataset.attrs.get("plate_map", {}).items() if n != "protein"}
+    classes = zip(dataset["localization"].to_numpy(), dataset["label"].to_numpy().T, strict=True)
+    columns |= {f"is_{name}": own.astype(int) for name, own in classes}
+    return pd.DataFrame({"protein": dataset["protein"].to_numpy(), **columns})
