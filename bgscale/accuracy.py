@@ -21,7 +21,13 @@ from bgscale.schema import OWN_BACKGROUND
 CHANCE = 0.5
 STANDARD_ERRORS = 3.0
 COVERAGE = 0.95
-CONTRASTS = (("same", "different"), ("original", "different"))
+CONTRASTS = (
+    ("same", "different"),
+    ("original", "different"),
+    ("same_dilated_2", "different_dilated_2"),
+    ("same_plate_matched", "different_plate_matched"),
+    ("original", "different_plate_matched"),
+)
 FIRST_CLASS_ONLY = ("original", "masked")
 """Settings in whose published figure a pair counts for its first class only."""
 ACCURACY_DIMS = ("setting", "localization_a", "localization_b", "background", "fold")
@@ -113,10 +119,12 @@ def _usable(values: Floats, *, each: bool) -> Bools:
     return use
 
 
-def _localization_means(
-    values: Floats, *, each: bool, first_background: bool, first_class: bool
+def localization_means(
+    values: Floats, *, each: bool, first_background: bool = False, first_class: bool = False
 ) -> Floats:
     """Return the mean accuracy of each class over its pairs: (localization,).
+
+    Of accuracies (a, b, background): on the own background, or with `each` on those of all classes.
 
     A pair's accuracy is its mean over backgrounds (or that on its first remaining background), so
     that pairs weigh the same whatever is missing. With `first_class` a pair counts for a only.
@@ -218,17 +226,17 @@ def table(
         backgrounds = slice(1, None) if each else slice(1)
         values = np.where(allowed[:, :, None], accuracy[s, :, :, backgrounds], np.nan)
         use = _usable(values, each=each)
-        localization_means = partial(
-            _localization_means,
+        means_of = partial(
+            localization_means,
             each=each,
             first_background=published and each,
             first_class=published and setting in FIRST_CLASS_ONLY,
         )
-        means[s] = localization_means(values)
+        means[s] = means_of(values)
         problems[s] = use.sum(axis=(1, 2)) + use.sum(axis=(0, 2))
         for k in np.flatnonzero(problems[s]):
             keep = np.delete(np.arange(n), k)
-            rest = localization_means(values[np.ix_(keep, keep, keep if each else np.arange(1))])
+            rest = means_of(values[np.ix_(keep, keep, keep if each else np.arange(1))])
             without[s, k] = _mean(rest, np.isfinite(rest))
         expected = int(allowed.sum()) * (max(n - 2, 0) if each else 1)
         if each and n < 3:

@@ -160,7 +160,16 @@ class ClassificationSection(Section):
     )
     folds: int = Field(default=5, ge=2, description="folds of the cross-validation, unshuffled")
     penalty: float = Field(default=1.0, gt=0, description="C of the SVM")
+    solver: Literal["exact", "libsvm"] = Field(
+        default="exact",
+        description="exact: fits that converge; libsvm: as published, stopped at its cap",
+    )
     max_iterations: int = Field(default=100_000, ge=1, description="libsvm's cap, as published")
+    groups: Literal["auto", "protein", "field", "well", "plate", "none"] = Field(
+        default="auto",
+        description="beside the published folds, folds in which no such group is in training and "
+        "test; auto: the first of protein, well and field that every class has two of",
+    )
     aggregate: Literal["symmetric", "published"] = Field(
         default="symmetric",
         description="how pairs are averaged in the table; published: with its quirks",

@@ -44,9 +44,10 @@ VERSIONS = {
     "donors": 1,
     "bank": 1,
     "sample": 2,
-    "embed": 2,
+    "embed": 3,
     "grid": 2,
-    "evaluate": 2,
+    "evaluate": 3,
+    "controls": 1,
     "classifiers": 1,
     "proportions": 1,
     "shifts": 1,
@@ -72,6 +73,7 @@ _WORK: dict[str, Callable[[Job, Unit], cells.Done]] = {
     "embed": embedding.embed,
     "grid": embedding.grid,
     "evaluate": classification.evaluate,
+    "controls": classification.controls,
     "classifiers": proportions.classifiers,
     "proportions": proportions.proportions,
     "shifts": shifts.shifts,
@@ -285,6 +287,7 @@ def _add_model(
     config = job.config
     model = embedding.model_of(job.text, name)
     job.role_indices(model.spec.channels, who=f"model {name!r}")
+    classification.check_groups(job)
     settings = [setting.to_config() for setting in job.settings]
     payload = {
         "spec": model.spec.to_config(),
@@ -322,6 +325,8 @@ def _add_model(
         folds=section.folds,
         penalty=section.penalty,
         max_iterations=section.max_iterations,
+        solver=section.solver,
+        groups=section.groups,
     )
     add(
         evaluate,
@@ -329,6 +334,14 @@ def _add_model(
         f"{name}: classify pairs of classes",
         lambda j: classification.create_evaluation(j, name),
         lambda j: len(embedding.grid_problems(j)),
+    )
+    controls = named("controls", name, [evaluate])
+    add(
+        controls,
+        (f"controls/{name}",),
+        f"{name}: test classifiers on other backgrounds",
+        lambda j: classification.create_controls(j, name),
+        lambda j: len(j.settings),
     )
     fitted = named(
         "classifiers",

@@ -9,10 +9,11 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
-from bgscale.accuracy import Aggregate, table
+from bgscale.accuracy import Aggregate
 from bgscale.errors import InputError, nearest
 from bgscale.proportions import summary
 from bgscale.results import open_results
+from bgscale.rows import full_table
 
 
 def node(tree: xr.DataTree, kind: str, model: str) -> xr.Dataset:
@@ -61,7 +62,7 @@ def tables(
     Returns
     -------
     dict of str to Dataset
-        As `bgscale.accuracy.table` makes them; the notes say what to beware of.
+        As `bgscale.rows.full_table` makes them; the notes say what to beware of.
     """
     tree = open_results(store)
     names = models_of(tree, "evaluation", model)
@@ -71,7 +72,10 @@ def tables(
     for name in names:
         dataset = node(tree, "evaluation", name).load()
         dataset.attrs["note"] = "\n".join(_notes(tree, name, dataset, differ_in))
-        made[name] = table(dataset, aggregate=chosen, pairs=pairs)
+        # of a run that is not finished, or an older one, there are none
+        known = tree["controls"].children if "controls" in tree.children else {}
+        tested = node(tree, "controls", name) if name in known else None
+        made[name] = full_table(dataset, tested, aggregate=chosen, pairs=pairs)
     return made
 
 

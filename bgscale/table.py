@@ -213,7 +213,7 @@ def format_table(tables: xr.Dataset | Mapping[str, xr.Dataset], *, title: str) -
     Parameters
     ----------
     tables : Dataset or mapping of model name to Dataset
-        As `bgscale.accuracy.table` makes them.
+        As `bgscale.rows.full_table` or `bgscale.accuracy.table` make them.
     title : str
         First line.
 
@@ -230,25 +230,34 @@ def format_table(tables: xr.Dataset | Mapping[str, xr.Dataset], *, title: str) -
     grid = [["", *settings]]
     for model, one in named.items():
         rows = one.reindex(setting=settings)
-        mean, error, jackknife = (
-            rows[name].values for name in ("mean", "published_error", "jackknife_error")
-        )
-        pairs = zip(mean, error, strict=True)
-        grid.append([model, *(f"{_digits(m)} +/- {_digits(e)}" for m, e in pairs)])
-        # Under the number of the line above it, so that the two errors can be compared.
-        grid.append(["  jackknife", *(f"{'':5} +/- {_digits(e)}" for e in jackknife)])
+        for prefix, label in {"": model, **one.attrs.get("rows", {})}.items():
+            mean, error, jackknife = (
+                rows[prefix + name].values
+                for name in ("mean", "published_error", "jackknife_error")
+            )
+            pairs = zip(mean, error, strict=True)
+            row = f"  {label}" if prefix else label
+            grid.append([row, *(f"{_digits(m)} +/- {_digits(e)}" for m, e in pairs)])
+            # Under the number of the line above it, so that the two errors can be compared.
+            grid.append(["  jackknife", *(f"{'':5} +/- {_digits(e)}" for e in jackknife)])
     out = [title, "mean accuracy +/- 3 standard errors over localizations, and by jackknife", ""]
     out += [*_aligned(grid), ""]
     for model, one in named.items():
         of = f"{model}: " if len(named) > 1 else ""
         out.append(f"{of}{one.attrs['aggregate']} aggregate, {one.sizes['localization']} classes")
         contrasts = [
-            [f"  {c}", _digits(d), f"95% interval {_digits(low)} to {_digits(high)} (jackknife)"]
+            [
+                f"  {c}{', ' if label else ''}{label}",
+                _digits(d),
+                f"95% interval {_digits(low)} to {_digits(high)} (jackknife)",
+            ]
+            for prefix, label in {"": "", **one.attrs.get("rows", {})}.items()
             for c, d, low, high in zip(
                 one["contrast"].values,
-                *(one[f"difference{end}"].values for end in ("", "_low", "_high")),
+                *(one[f"{prefix}difference{end}"].values for end in ("", "_low", "_high")),
                 strict=True,
             )
+            if not prefix or math.isfinite(d)
         ]
         out += _aligned(contrasts)
         share = neighbour_share(one)
@@ -288,7 +297,8 @@ def to_json(table: xr.Dataset) -> dict[str, Any]:
     Returns
     -------
     dict
-        `aggregate`; `settings` and `contrasts`, by name the values by variable; of a setting's
+        `aggregate`; `rows`, the prefixes of further ways to get accuracies, each with its title;
+        `settings` and `contrasts`, by name the values by variable; of a setting's
         `localization_mean` and `problems` the values by localization; `neighbour_share`; `notes`.
     """
     settings: dict[str, Any] = {}
@@ -309,6 +319,7 @@ def to_json(table: xr.Dataset) -> dict[str, Any]:
     share = neighbour_share(table)
     return {
         "aggregate": table.attrs["aggregate"],
+        "rows": dict(table.attrs.get("rows", {})),
         "settings": settings,
         "contrasts": contrasts,
         "neighbour_share": {

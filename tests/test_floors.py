@@ -10,11 +10,22 @@ PACKAGE = Path(__file__).parents[1] / "bgscale"
 
 FLOORS = [
     ["errors", "schema", "registry", "draw", "sections", "places"],
-    ["models", "config", "accuracy"],
-    ["segment", "fields", "crops", "settings", "embed", "evaluate", "proportions", "quality"],
+    ["models", "config", "accuracy", "intervals"],
+    [
+        "segment",
+        "fields",
+        "crops",
+        "settings",
+        "embed",
+        "evaluate",
+        "proportions",
+        "quality",
+        "dependence",
+        "rows",
+    ],
     ["platemap", "annotations", "ngff", "screen", "results", "simulate", "table", "distribute"],
     ["stages", "pipeline", "train", "importers"],
-    ["progress", "run", "summary", "plot", "scaffold", "demo", "verify"],
+    ["progress", "run", "summary", "controls", "plot", "scaffold", "demo", "verify"],
     ["export"],
     ["cli", "__init__"],
 ]

@@ -64,6 +64,25 @@ def table(
 
 @main.command()
 @click.argument("store", type=STORE)
+@click.option("--model", default="", help="Only this model; by default all of the store.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def controls(store: Path, model: str, as_json: bool) -> None:  # noqa: FBT001
+    """Say which background does the harm, to which class, and whether neighbours do it.
+
+    Of a finished run: classifiers trained on original and tested on other backgrounds, each class
+    on the other's background, accuracy by background and by neighbours, loss by localization.
+    """
+    from bgscale.controls import findings, format_findings, to_json
+
+    found = findings(str(store), model=model)
+    if as_json:
+        click.echo(json.dumps(to_json(found), indent=2))
+    else:
+        click.echo(format_findings(found, title=str(store)), nl=False)
+
+
+@main.command()
+@click.argument("store", type=STORE)
 @click.option("-o", "--output", type=TABLE, help="Also draw the plates: a .png, .pdf or .svg file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the wells to look at as JSON.")
 def quality(store: Path, output: Path | None, as_json: bool) -> None:  # noqa: FBT001

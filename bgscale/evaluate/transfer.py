@@ -6,6 +6,7 @@ against class b on a's, where background and cell point to different classes.
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -86,7 +87,7 @@ def transferred(
     here = present & np.isfinite(features).all(axis=2)
     accuracy = np.full((n, n, folds), np.nan)
     decision = np.full((n, n, 2, draws), -1, np.int8)
-    for a, b in zip(*np.triu_indices(n, 1), strict=True):
+    for a, b in combinations(range(n), 2):
         if not np.isfinite(intercept[a, b]).all():
             continue
         held_out = _held_out(present[a], present[b], folds)
@@ -142,7 +143,7 @@ def conflict(
         np.zeros((n, n, folds), np.bool_),
         np.full((n, n, 2, draws), -1, np.int8),
     )
-    for a, b in zip(*np.triu_indices(n, 1), strict=True):
+    for a, b in combinations(range(n), 2):
         scores = classify(
             np.stack([features[b, a], features[a, b]]),
             localizations=[localizations[a], localizations[b]],

@@ -108,6 +108,8 @@ def _need(job: Job, sizes: Sizes, name: str) -> Need:
         return _of_cells(job, sizes, kind, rest[0])
     if kind == "embed":
         return _embedded(job, sizes, *rest)
+    if kind == "controls":
+        return _of_model(job, sizes, kind, rest[0])
     if kind in ("grid", "evaluate", "classifiers", "proportions", "shifts"):
         return _of_model(job, sizes, kind, rest[0])
     classes, crop = len(job.screen.classes), _crop_bytes(sizes)
@@ -224,7 +226,7 @@ def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
     settings, classes = len(job.settings), len(job.screen.classes)
     draws, section = _slots(job, sizes)[2], job.config.proportions
     problems = len(grid_problems(job))
-    width = spec.layers[spec.classification_layer]
+    folds, width = job.config.classification.folds, spec.layers[spec.classification_layer]
     crops = classes * draws * width * 4
     if kind == "grid":
         network = _network_bytes(model_of(job.text, model))
@@ -232,9 +234,18 @@ def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
         memory = 2 * crops + network + centres + _bank_bytes(job, sizes)
         return Need(problems, _disk(problems * crops, "feature"), 3 * problems, memory)
     if kind == "evaluate":
-        values = settings * classes * classes * (classes + 1) * job.config.classification.folds
+        values = settings * classes * classes * (classes + 1) * folds
+        told = settings * classes * classes * (classes + 1) * 2 * draws
+        fitted = classes * classes * folds * (width + 1) * 8
         inner = 8 * classes * draws * draws
-        return Need(problems, 9 * values, 2 * problems, 6 * crops + inner + 64 * draws * draws)
+        memory = 6 * crops + inner + 64 * draws * draws + 4 * fitted + told // settings
+        disk = 26 * values + _disk(told, "label") + fitted // 2
+        return Need(problems, disk, 6 * problems + 2, memory)
+    if kind == "controls":
+        values = settings * classes * classes * (classes + 1) * folds * 8
+        told = settings * classes * classes * (classes + 2) * 2 * draws
+        memory = 3 * (classes + 1) * crops + 3 * told // settings + 64 * draws * draws
+        return Need(settings, values + _disk(told, "label"), 5 * settings, memory)
     fits = settings * (section.folds + 1) * (1 + section.replicates)
     profile = spec.layers[spec.profile_layer]
     if kind == "classifiers":

@@ -15,6 +15,7 @@ _NODE_OF = {
     "embed": "plates/{2}/embeddings/{1}",
     "grid": "grid/{1}",
     "evaluate": "evaluation/{1}",
+    "controls": "controls/{1}",
     "classifiers": "classifiers/{1}",
     "proportions": "proportions/{1}",
     "shifts": "shifts/{1}",
