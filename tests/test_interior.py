@@ -146,12 +146,12 @@ ODD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("patience", [0.0, solvers.PATIENCE])
+@pytest.mark.parametrize("patience", [(0.0, 0.0), solvers.PATIENCE])
 @pytest.mark.parametrize("name", ODD)
 def test_odd_features_give_a_converged_result(name, patience, monkeypatch):
     a, b, expected = ODD[name]
     monkeypatch.setattr(solvers, "PATIENCE", patience)
-    if not patience:
+    if not patience[0]:
         monkeypatch.setattr(solvers, "FEWEST_ITERATIONS", 1)
     scores = svm_accuracy(a, b)
     assert scores.converged.all()
@@ -178,6 +178,20 @@ def test_hard_pairs_go_to_the_interior_point_method_and_easy_ones_stay():
         np.testing.assert_array_equal(one, other)
 
 
+def test_pairs_with_few_support_vectors_are_left_to_libsvm_for_longer(monkeypatch):
+    a, b = problem(0.6, cells=(150, 150), scale=5.0)
+    iterations = svm_accuracy(a, b, solver="libsvm").iterations
+    monkeypatch.setattr(solvers, "FEWEST_ITERATIONS", 1)
+    between = (0.5 * iterations.min() / 24**2, 2.0 * iterations.max() / 24**2)
+    monkeypatch.setattr(solvers, "PATIENCE", between)
+    monkeypatch.setattr(solvers, "FEW_SUPPORT", 1.0)
+    np.testing.assert_array_equal(svm_accuracy(a, b).iterations, iterations)
+    monkeypatch.setattr(solvers, "FEW_SUPPORT", 0.0)
+    scores = svm_accuracy(a, b)
+    assert (scores.iterations < 50).all()
+    assert scores.converged.all()
+
+
 def test_iteration_limit_is_none_of_the_exact_solvers():
     for one, other in zip(
         svm_accuracy(*run_out(0.1)), svm_accuracy(*run_out(0.1), max_iterations=1), strict=True
@@ -191,7 +205,7 @@ def test_both_ways_of_the_exact_solver_agree(separation, monkeypatch):
     monkeypatch.setattr(solvers, "FEWEST_ITERATIONS", 1_000_000)
     by_libsvm = svm_accuracy(a, b, tolerance=1e-6)
     monkeypatch.setattr(solvers, "FEWEST_ITERATIONS", 1)
-    monkeypatch.setattr(solvers, "PATIENCE", 0.0)
+    monkeypatch.setattr(solvers, "PATIENCE", (0.0, 0.0))
     by_steps = svm_accuracy(a, b)
     assert (by_steps.iterations < 50).all()
     np.testing.assert_array_equal(by_steps.accuracy, by_libsvm.accuracy)

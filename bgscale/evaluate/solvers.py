@@ -28,12 +28,16 @@ PENALTY = 1.0
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 100_000
 
-PATIENCE = 0.75
+PATIENCE = (0.2, 0.75)
 """Iterations of libsvm, by squared feature, after which `exact` gives it up.
 
-Both methods take a time that is proportional to the cells. So many iterations take at least a
-quarter longer than an interior-point fit; as the first fold decides for those after it, a pair
-takes no longer than it takes libsvm without a limit."""
+Both methods take a time that is proportional to the cells, but an iteration is three times as quick
+where few cells are support vectors. Then the second number holds: so many iterations take longer
+than an interior-point fit, and as the first fold decides for those after it, a pair takes hardly
+longer than it takes libsvm without a limit. Otherwise the first number holds, as the fits that have
+many support vectors need many more iterations yet."""
+FEW_SUPPORT = 0.25
+"""Share of the cells up to which support vectors are few."""
 FEWEST_ITERATIONS = 1_000
 QUICK = 300
 """Iterations below which a fit looks at so few cells that inner products of all do not pay."""
@@ -159,6 +163,7 @@ class _Libsvm:
     def __init__(self, problem: Problem, options: Options, limit: int) -> None:
         self.problem, self.by_gram = problem, problem.known_gram is not None
         self.options = {"C": options.penalty, "tol": options.tolerance, "max_iter": limit}
+        self.support = 0.0
 
     def fit(self, fits: Fits, fold: int, held_out: Integers) -> bool:
         """Fit one fold; return whether it has converged."""
@@ -175,6 +180,7 @@ class _Libsvm:
             svc.fit(problem.features[train], problem.in_b[train])
             support = train[svc.support_]
             inner = problem.features[test] @ problem.features[support].T
+        self.support = len(support) / len(train)
         weights, intercept = svc.dual_coef_[0], svc.intercept_[0]
         value = inner @ weights + intercept
         told = value > 0
@@ -231,9 +237,11 @@ def solve(
     """
     cells, width = problem.features.shape
     exact = options.solver == "exact"
-    patience = int(PATIENCE * min(width, cells) ** 2)
-    limit = max(FEWEST_ITERATIONS, patience) if exact else options.max_iterations
-    libsvm, quick = _Libsvm(problem, options, limit), True
+    first, longest = (
+        max(FEWEST_ITERATIONS, int(patience * min(width, cells) ** 2)) for patience in PATIENCE
+    )
+    libsvm = _Libsvm(problem, options, first if exact else options.max_iterations)
+    quick = True
     made = []
     with config_context(assume_finite=True, skip_parameter_validation=True):
         for held_out in partitions:
@@ -244,6 +252,9 @@ def solve(
                 if train.all() or len(np.unique(problem.in_b[train])) < 2:
                     continue
                 converged = quick and libsvm.fit(fits, fold, held_out)
+                if exact and quick and not converged and libsvm.support <= FEW_SUPPORT:
+                    libsvm.options["max_iter"] = longest
+                    converged = libsvm.fit(fits, fold, held_out)
                 if exact and not converged:
                     quick = False
                     open_folds.append(fold)
