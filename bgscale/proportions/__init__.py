@@ -21,6 +21,7 @@ from bgscale.proportions.classifier import (
     predict,
     predict_out_of_fold,
 )
+from bgscale.proportions.discovery import TESTED, ShiftReason, false_discovery
 from bgscale.proportions.distances import (
     KL_FLOOR,
     jensen_shannon,
@@ -29,7 +30,16 @@ from bgscale.proportions.distances import (
     total_variation,
 )
 from bgscale.proportions.folds import N_FOLDS, N_REPLICATES, Folds, assign_folds, replicate_weights
+from bgscale.proportions.intervals import (
+    INTERVAL,
+    Confusions,
+    corrected_interval,
+    gather_confusions,
+    logit_interval,
+)
 from bgscale.proportions.mixture import mixture
+from bgscale.proportions.shifts import Shifts, estimate_shifts, level_variance
+from bgscale.proportions.significance import Draws, Tested, assess
 from bgscale.proportions.sums import (
     SUM_SCALE,
     Proportions,
@@ -39,8 +49,19 @@ from bgscale.proportions.sums import (
     correct_proportions,
     in_units,
 )
+from bgscale.proportions.variance import (
+    Moments,
+    Pooled,
+    classifier_covariance,
+    fit_prior,
+    level_moments,
+    pool,
+    shift_moments,
+    variance_factor,
+)
 
 __all__ = [
+    "INTERVAL",
     "KL_FLOOR",
     "MAX_ITERATIONS",
     "N_FOLDS",
@@ -48,24 +69,45 @@ __all__ = [
     "PENALTY",
     "REPLICATE_TOLERANCE",
     "SUM_SCALE",
+    "TESTED",
     "TOLERANCE",
     "Classifier",
+    "Confusions",
+    "Draws",
     "Folds",
+    "Moments",
+    "Pooled",
     "ProportionState",
     "Proportions",
+    "ShiftReason",
+    "Shifts",
+    "Tested",
     "accumulate",
+    "assess",
     "assign_folds",
+    "classifier_covariance",
     "confusion",
     "correct_proportions",
+    "corrected_interval",
+    "estimate_shifts",
+    "false_discovery",
     "fit_classifier",
     "fit_out_of_fold",
+    "fit_prior",
+    "gather_confusions",
     "in_units",
     "jensen_shannon",
     "kl_divergence",
+    "level_moments",
+    "level_variance",
+    "logit_interval",
     "mixture",
+    "pool",
     "predict",
     "predict_out_of_fold",
     "replicate_weights",
+    "shift_moments",
     "summary",
     "total_variation",
+    "variance_factor",
 ]
