@@ -18,7 +18,7 @@ _PUBLIC = {
     "open_results": "bgscale.results",
     "open_screen": "bgscale.screen",
 }
-_MODULES = ("plot", "simulate", "table")
+_MODULES = ("export", "plot", "simulate", "table")
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
+import bgscale as bg
 from bgscale.cli import main
 from bgscale.distribute.ledger import Ledger
 from bgscale.errors import InputError
@@ -181,6 +182,32 @@ def test_softmax_of_cells_goes_along(finished: Path, tmp_path: Path) -> None:
     frame = pd.read_parquet(tmp_path / "profiles" / "masked")
     name = f"Metadata_Probability_fixed_{selection.localizations[1]}"
     np.testing.assert_array_equal(frame[name], kept[:, 0, 4, 1])
+
+
+def test_columns_of_the_plate_map_go_along_whatever_their_names(
+    finished: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy.zarr"))
+    proteins = Store(copy).attrs("proteins")["coords"]["protein"]
+    odd = ["_index", "area", "a/b", "a_b", "missing_masked", "", "=1"]
+    columns = {name: [f"{name} {i}" for i in range(len(proteins))] for name in odd}
+    Store(copy).update_attrs({"plate_map": {"protein": proteins, **columns}}, "proteins")
+    names = ["map__index", "map_area", "a_b", "a_b_", "map_missing_masked", "map_", "=1"]
+    selection = choose(copy)
+    for suffix in (".h5ad", ".zarr"):
+        to_anndata(selection, tmp_path / f"cells{suffix}")
+        obs = read(tmp_path / f"cells{suffix}").obs
+        for name, given in zip(names, odd, strict=True):
+            expected = [f"{given} {proteins.index(p)}" for p in obs["protein"]]
+            assert obs[name].tolist() == expected
+        assert obs["area"].dtype == np.int32
+    to_parquet(selection, tmp_path / "profiles")
+    frame = pd.read_parquet(tmp_path / "profiles" / "original")
+    assert set(frame["Metadata_AB"].str[:3]) == {"a/b"}
+    assert set(frame["Metadata_AB_"].str[:3]) == {"a_b"}
+    to_csv(copy, tmp_path / "tables")
+    found = pd.read_csv(tmp_path / "tables" / "proteins.csv")
+    assert found["'=1"].tolist() == [f"'=1 {i}" for i in range(len(proteins))]
 
 
 def test_parquet_is_what_pycytominer_takes(finished: Path, h5ad: Path, profiles: Path) -> None:
@@ -377,6 +404,9 @@ def test_crops_have_no_fields(finished: Path, tmp_path: Path) -> None:
 
 
 def test_all_in_python(finished: Path, tmp_path: Path) -> None:
+    cells = bg.export.choose(finished, settings=["original", "masked"], proteins=["SIM002"])
+    bg.export.to_anndata(cells, tmp_path / "one.h5ad")
+    assert set(read(tmp_path / "one.h5ad").obs["protein"]) == {"SIM002"}
     with pytest.raises(InputError, match="did you mean 'masked'"):
         choose(finished, settings=["maskd"])
     rows = to_csv(finished, tmp_path / "tables")

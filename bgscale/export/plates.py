@@ -20,7 +20,8 @@ from bgscale import ngff
 from bgscale.config import RunConfig
 from bgscale.errors import InputError
 from bgscale.export.annotated import cell_names
-from bgscale.export.selection import Progress, check_complete, pick_all, provenance
+from bgscale.export.asked import check_complete, pick_all, provenance
+from bgscale.export.selection import Progress
 from bgscale.export.target import beside, check_apart, needed, write_about
 from bgscale.results import Store
 from bgscale.schema import Reason

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bgscale import __version__
-from bgscale.distribute.ledger import Ledger
-from bgscale.errors import InputError, nearest
+from bgscale.errors import InputError
+from bgscale.export.asked import check_complete, pick, pick_all, provenance
 from bgscale.results import Store
 from bgscale.schema import Missing, Reason, natural
 
@@ -66,73 +65,6 @@ class Block:
     features: npt.NDArray[np.float32]
     missing: npt.NDArray[np.uint8]
     probability: npt.NDArray[np.float32] | None
-
-
-def pick(kind: str, wanted: str, known: Sequence[str]) -> str:
-    """Return one of the known names: the wanted one, or the only one.
-
-    Raises
-    ------
-    InputError
-        There is no such name (the nearest is said), or several and none is named.
-    """
-    if wanted in known:
-        return wanted
-    have = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "") or "none yet"
-    if wanted:
-        msg = f"no {kind} {wanted!r}{nearest(wanted, known)}; there are {have}"
-        raise InputError(msg)
-    if len(known) != 1:
-        msg = f"which {kind}? There are {have}: name one"
-        raise InputError(msg)
-    return known[0]
-
-
-def pick_all(kind: str, wanted: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return the wanted ones of the known names, in their order; all where none is named."""
-    asked = {pick(kind, name, known) for name in wanted}
-    return tuple(name for name in known if not wanted or name in asked)
-
-
-def check_complete(store: Store, stages: Sequence[str]) -> None:
-    """Raise unless these stages are complete, as far as the progress folder knows.
-
-    A store that was moved without that folder has none of it, and is believed.
-
-    Raises
-    ------
-    InputError
-        A stage has units to do; all of them are named.
-    """
-    entries, ledger = store.attrs()["stages"], Ledger(store.location)
-    if not any(ledger.count(name, entry["token"]) for name, entry in entries.items()):
-        return
-    left = []
-    for stage in stages:
-        entry = entries.get(stage)
-        done = ledger.count(stage, entry["token"]) if entry else 0
-        if entry is None or done < entry["units"]:
-            left.append(f"{stage} ({done} of {entry['units'] if entry else '?'} units)")
-    if left:
-        shown = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
-        msg = (
-            f"{store.location} is not complete: {shown}; `bgscale run` goes on with it, "
-            "`bgscale status` says how far it is"
-        )
-        raise InputError(msg)
-
-
-def provenance(store: Store, **more: Any) -> dict[str, Any]:
-    """Return what an export says of where it comes from, as plain JSON types."""
-    attrs = store.attrs()
-    return {
-        "bgscale": __version__,
-        "store": store.location,
-        **more,
-        "config": attrs.get("config", {}),
-        "versions": attrs.get("versions", {}),
-        "tokens": {name: entry["token"] for name, entry in attrs["stages"].items()},
-    }
 
 
 @dataclass(frozen=True)
@@ -218,14 +150,16 @@ class Selection:
         """How many cells of the chosen plates and proteins are left out, by why."""
         if self.everything:
             return {}
-        codes = [Reason(int(r)) for r in Reason]
+        codes, blank = list(Reason), 0
         wanted, counts = np.isin(self._all_proteins, self.proteins), dict.fromkeys(codes, 0)
         for plate in self.plates:
             protein, reason = (self._cells(plate, name) for name in ("protein", "reason"))
             own = reason[wanted[protein] & (protein >= 0)]
             for code in codes:
                 counts[code] += int((own == code).sum())
-        return {code.text: n for code, n in counts.items() if n and code != Reason.OK}
+            blank += int((protein < 0).sum()) if wanted.all() else 0
+        left = {code.text: n for code, n in counts.items() if n and code != Reason.OK}
+        return left | ({"of a well without a protein": blank} if blank else {})
 
     @cached_property
     def fits(self) -> tuple[str, ...]:
@@ -281,14 +215,18 @@ class Selection:
 
     @cached_property
     def _plate_map(self) -> dict[str, list[str]]:
-        """Further columns of the plate map, by protein; "/" would make a group of a column."""
-        taken = {*_NAMED, *self._measures, *(f"missing_{s}" for s in self.settings)}
-        columns = self._proteins_node.get("plate_map", {})
-        return {
-            (f"map_{name}" if name in taken else name).replace("/", "_"): [str(v) for v in values]
-            for name, values in columns.items()
-            if name not in ("protein", "localization", self._class_column)
-        }
+        """Further columns of the plate map, by protein, under names that are free."""
+        taken = {"_index", *_NAMED, *self._measures, *(f"missing_{s}" for s in self.settings)}
+        found: dict[str, list[str]] = {}
+        for name, values in self._proteins_node.get("plate_map", {}).items():
+            if name not in ("protein", "localization", self._class_column):
+                # "/" would make a group of a column
+                free = name.replace("/", "_")
+                free = f"map_{free}" if not free or free in taken else free
+                while free in taken or free in found:
+                    free += "_"
+                found[free] = [str(value) for value in values]
+        return found
 
     @property
     def _class_column(self) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from bgscale.errors import InputError
-from bgscale.export.selection import check_complete, pick, provenance
+from bgscale.export.asked import check_complete, pick, provenance
 from bgscale.export.target import beside, check_apart, write_about
 from bgscale.results import Store, open_results
 from bgscale.schema import OWN_BACKGROUND
