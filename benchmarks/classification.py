@@ -14,8 +14,9 @@ on a few pairs from each band of accuracy. The published loop is written out: St
 The others are charged their share of the inner products within classes, which pairs have in common.
 `whole block` is the mean of each band times its pairs.
 
-*Agreement.* With libsvm run on to 2 million iterations, one fold of a pair of each band, at its own
-tolerance and at 1e-6: accuracy less that of `exact`, and whether libsvm had converged by then.
+*Agreement.* With libsvm run on to 3 million iterations a fold, one pair of each band: accuracy of
+`exact` less that, and in how many of the five folds libsvm had converged by then; from .85 on also
+at a tolerance of 1e-6, which harder pairs do not reach.
 
 *Processes.* Blocks of a few classes by one process, and by two. *Card.* Where there is a graphics
 card, the interior-point fits of a hard pair on it.
@@ -52,7 +53,7 @@ CLASSES, CROPS, WIDTH, RANK = 15, 1000, 256, 60
 SPREAD = {"typical": (0.15, 0.42), "hard": (0.13, 0.02)}
 """How far classes lie apart, and how far groups of three of them: in latent standard deviations."""
 BANDS = (0.0, 0.65, 0.75, 0.85, 0.95, 0.99, 1.01)
-UNCAPPED = 2_000_000
+UNCAPPED = 3_000_000
 SOLVERS: tuple[Solver, ...] = ("libsvm", "exact")
 
 
@@ -95,17 +96,21 @@ def bgscales(a: np.ndarray, b: np.ndarray, own: tuple[Any, Any], solver: Solver)
 
 
 def agreement(a: np.ndarray, b: np.ndarray, exact: Fits) -> dict[str, Any]:
-    """Compare one fold with libsvm run on."""
+    """Compare a pair with libsvm run on."""
     features, in_b = np.concatenate([a, b]), np.arange(len(a) + len(b)) >= len(a)
-    train = published_folds(len(a), len(b), FOLDS) != 0
+    held_out = published_folds(len(a), len(b), FOLDS)
     found: dict[str, Any] = {}
-    for tolerance in (1e-3, 1e-6):
-        svc = SVC(kernel="linear", C=1, tol=tolerance, max_iter=UNCAPPED)
-        svc.fit(features[train], in_b[train])
-        difference = exact.accuracy[0] - svc.score(features[~train], in_b[~train])
+    for tolerance in (1e-3, 1e-6) if exact.accuracy.mean() >= BANDS[3] else (1e-3,):
+        accuracy, converged = [], 0
+        for fold in range(FOLDS):
+            train = held_out != fold
+            svc = SVC(kernel="linear", C=1, tol=tolerance, max_iter=UNCAPPED)
+            svc.fit(features[train], in_b[train])
+            accuracy.append(svc.score(features[~train], in_b[~train]))
+            converged += svc.fit_status_ == 0
         found[f"tolerance {tolerance:g}"] = {
-            "difference": round(float(difference), 6),
-            "libsvm converged": svc.fit_status_ == 0,
+            "difference": round(float(exact.accuracy.mean() - np.mean(accuracy)), 6),
+            "folds in which libsvm converged": int(converged),
         }
     return found
 
