@@ -52,7 +52,7 @@ def _of_model(tree: xr.DataTree, name: str) -> dict[str, xr.Dataset]:
     evaluation = node(tree, "evaluation", name).load()
     controls = node(tree, "controls", name).load()
     groups = groups_of(tree, evaluation)
-    counts, share = neighbours_of(tree, evaluation)
+    counts, share = neighbours_of(tree)
     own = {key: evaluation.attrs[key] for key in ("model", "random_weights", "engine")}
     found = {
         "harm": dependence.background_harm(evaluation),
@@ -87,7 +87,7 @@ def groups_of(tree: xr.DataTree, evaluation: xr.Dataset) -> xr.DataArray | None:
     return xr.DataArray(codes[kind], dims=("localization", "draw"), attrs={"kind": kind})
 
 
-def neighbours_of(tree: xr.DataTree, evaluation: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
+def neighbours_of(tree: xr.DataTree) -> tuple[xr.DataArray, xr.DataArray]:
     """Return the neighbours of each of experiment 1's cells: number, and share of the window."""
     row = tree["centres"]["row"].to_numpy()
     tables = [tree[f"plates/{plate}"] for plate in tree.attrs["plates"]]
@@ -97,7 +97,6 @@ def neighbours_of(tree: xr.DataTree, evaluation: xr.Dataset) -> tuple[xr.DataArr
     )
     window = math.prod(tables[0]["crops/mask"].shape[1:])
     dims = "localization", "draw"
-    del evaluation
     return xr.DataArray(counts, dims=dims), xr.DataArray(area / window, dims=dims)
 
 

@@ -272,6 +272,23 @@ def test_the_dependence_on_neighbours_is_found_and_cells_without_any_are_there()
     assert by_share.values.tolist() == [1, 1, 0, 0, 0]
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_with_one_or_two_classes_every_gap_has_its_reason(n):
+    evaluation = dataset(n)
+    counts = xr.DataArray(np.zeros((n, DRAWS), int), dims=("localization", "draw"))
+    groups = groups_of(n=n)
+    for found in (
+        dep.background_harm(evaluation),
+        dep.background_confusion(evaluation, controls_of(evaluation), groups=groups),
+        dep.sensitivity(evaluation, groups=groups),
+        dep.by_neighbours(evaluation, neighbours=counts, share=counts * 0.1, groups=groups),
+    ):
+        for name in found.data_vars:
+            if f"{name}_reason" in found:
+                gap = np.isnan(found[name]) | np.isnan(found[f"{name}_low"])
+                assert (found[f"{name}_reason"].where(gap, 1) > 0).all(), name
+
+
 def test_every_variable_says_what_it_is():
     evaluation = dataset()
     counts = xr.DataArray(np.zeros((4, DRAWS), int), dims=("localization", "draw"))
@@ -366,6 +383,21 @@ def test_what_a_classifier_took_from_the_background_turns_against_it(cells):
     swapped = features[[1, 0, 2]]
     found = transferred(swapped, scores.coef, scores.intercept, present=present)
     assert np.nanmean(found.accuracy[0, 1]) < 0.4
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5])
+def test_crops_that_are_all_alike_are_guessed_and_a_class_without_cells_has_no_problem(value):
+    features = np.full((3, 10, 4), value)
+    features[2] = np.nan
+    scores = classify(features, localizations=["a", "b", "c"])
+    present = np.isfinite(features).all(2)
+    found = transferred(features, scores.coef, scores.intercept, present=present)
+    np.testing.assert_allclose(found.accuracy[0, 1], 0.5)
+    assert (found.decision[0, 1] == 1).sum() == 10
+    assert np.isnan(found.accuracy[:, 2]).all()
+    against = conflict(np.stack([features] * 3), localizations=["a", "b", "c"])
+    np.testing.assert_allclose(against.accuracy[0, 1], 0.5)
+    assert np.isnan(against.accuracy[:, 2]).all()
 
 
 def test_other_features_are_refused(cells):

@@ -17,12 +17,14 @@ from test_run import Counter, assert_same_store
 
 from bgscale import fields, ngff, open_results, open_screen
 from bgscale.cli import main
-from bgscale.config import template
+from bgscale.config import RunConfig, template
 from bgscale.errors import InputError
 from bgscale.quality import summarise
 from bgscale.run import Run
 from bgscale.schema import Reason
 from bgscale.screen import PlateScreen
+from bgscale.stages.embedding import _read_and_draw
+from bgscale.stages.job import Job
 from bgscale.summary import field_table
 
 MOST_PIXEL_READS = 3.7
@@ -47,6 +49,18 @@ def store(screen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(screen: Path, tmp_path: Path) -> Path:
     """Copy the screen, to be damaged."""
     return Path(shutil.copytree(screen, tmp_path / "screen"))
+
+
+def test_the_draw_knows_the_field_of_a_cell_among_those_of_all_plates(store: Path) -> None:
+    job = Job(RunConfig.from_dict(open_results(store).attrs["config"]))
+    pool = job.bank("donors").pool
+    for number, plate in enumerate(job.plates):
+        block, _ = _read_and_draw(job, plate, 0, [], slice(0, 30))
+        codes = set(block.cells.field.tolist())
+        assert {job.field_names[code].split("/")[0] for code in codes} == {plate}
+        assert set(job.plate_of_field[list(codes)].tolist()) == {number}
+    lent = job.plate_of_field[pool.field[pool.field >= 0]]
+    assert set(lent.tolist()) == set(range(len(job.plates)))
 
 
 def opened(folder: Path, **how: Any) -> PlateScreen:
