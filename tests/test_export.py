@@ -256,6 +256,18 @@ def test_csv_holds_what_the_store_holds(finished: Path, folder: Path) -> None:
     assert {p.name for p in folder.iterdir()} >= {"contrasts.csv", "confusion.csv", "proteins.csv"}
 
 
+def test_csv_has_names_not_codes(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "copy.zarr"))
+    store, shape = Store(copy), Store(copy).array("shifts/tiny/kl").shape
+    dims = dict(zip(("fit", "setting", "protein"), shape, strict=True))
+    store.create_array("shifts/tiny/why", dims, "uint8", chunk={}, names=["tested", "no_cells"])
+    codes = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape) % 2
+    store.write("shifts/tiny/why", [(0, 2)], codes)
+    to_csv(copy, tmp_path / "tables")
+    names = pd.read_csv(tmp_path / "tables" / "shifts.csv")["why"].tolist()
+    assert names == ["tested", "no_cells"] * (codes.size // 2)
+
+
 def test_csv_says_what_it_leaves_out(finished: Path, folder: Path) -> None:
     about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     assert "proportions/tiny/sums" in about["not_exported"]
@@ -263,7 +275,7 @@ def test_csv_says_what_it_leaves_out(finished: Path, folder: Path) -> None:
     every = {
         f"{node}/tiny/{name}"
         for node in ("evaluation", "proportions", "shifts")
-        for name in open_results(finished)[f"{node}/tiny"].data_vars
+        for name in open_results(finished)[f"{node}/tiny"].to_dataset().data_vars
     }
     columns = {
         column

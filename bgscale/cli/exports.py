@@ -131,7 +131,8 @@ def parquet(store: Path, out: Path, usable_only: bool, overwrite: bool, **names:
 def csv(store: Path, out: Path, model: str, overwrite: bool) -> None:  # noqa: FBT001
     """Write what the run found as a folder OUT of long tables, for R and spreadsheets.
 
-    accuracy, table, contrasts, proportions, shifts, shifts_by_localization, confusion, proteins.
+    accuracy, table, contrasts, proportions, shifts, shifts_by_localization, confusion, reliability,
+    proteins.
     What is missing is NA; a text that begins like a formula (= + - @) gets an apostrophe in front.
     """
     from bgscale.export import to_csv

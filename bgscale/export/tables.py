@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
@@ -52,8 +53,16 @@ _TABLES = (
         "confusion", "shifts", ("fit", "setting", "localization_true", "localization"),
         "localization_true",
     ),
+    _Long(
+        "confusion", "pooled", ("fit", "setting", "localization_true", "localization"),
+        "localization_true",
+    ),
+    _Long("reliability", "reliability", ("fit", "setting", "label", "bin"), "label"),
 )  # fmt: skip
+_NODES = tuple(dict.fromkeys(table.node for table in _TABLES))
 _STAGES = ("evaluate", "proportions", "shifts")
+_LATER_STAGES = ("pooled", "discoveries", "reliability")
+"""Stages that stores have since they were introduced."""
 
 
 def to_csv(
@@ -84,27 +93,36 @@ def to_csv(
     check_apart(out, opened.location)
     known = list(opened.attrs().get("config", {}).get("models", {}))
     models = [pick("model", model, known)] if model else known
-    check_complete(opened, [f"{stage}/{name}" for name in models for stage in _STAGES])
+    planned = opened.attrs().get("planned", [])
+    later = [f"{s}/{n}" for n in models for s in _LATER_STAGES if f"{s}/{n}" in planned]
+    check_complete(opened, [*(f"{s}/{n}" for n in models for s in _STAGES), *later])
     tree = open_results(opened.location)
     absent = [
         f"{node}/{name}"
         for name in models
-        for node in dict.fromkeys(table.node for table in _TABLES)
+        for node in ("evaluation", "proportions", "shifts")
         if not opened.has(f"{node}/{name}")
     ]
     if absent:
         msg = f"{opened.location} has no {', '.join(absent)} yet: `bgscale run` makes them"
         raise InputError(msg)
-    frames, left = {}, []
-    for table in _TABLES:
-        datasets = {n: dataset_of(tree, table.node, n) for n in models}
-        long = [_long(dataset, table).assign(model=n) for n, dataset in datasets.items()]
-        frames[table.file] = _model_first(pd.concat(long, ignore_index=True))
-    for node in dict.fromkeys(table.node for table in _TABLES):
+    parts: dict[str, list[pd.DataFrame]] = {}
+    left = []
+    for node in _NODES:
         for name in models:
-            dataset = dataset_of(tree, node, name)
-            taken = {v for t in _TABLES if t.node == node for v in _variables(dataset, t)}
+            if not opened.has(f"{node}/{name}"):
+                continue
+            dataset, taken = dataset_of(tree, node, name), set[str]()
+            for table in (t for t in _TABLES if t.node == node):
+                found = _variables(dataset, table)
+                taken |= set(found)
+                if found:
+                    frame = _long(dataset, table, found).assign(model=name)
+                    parts.setdefault(table.file, []).append(frame)
             left += [f"{node}/{name}/{v}" for v in map(str, dataset) if v not in taken]
+    frames = {
+        file: _model_first(pd.concat(long, ignore_index=True)) for file, long in parts.items()
+    }
     frames |= _summaries(opened.location, models)
     frames["proteins"] = _proteins(tree)
     with beside(out, overwrite=overwrite) as part:
@@ -152,12 +170,12 @@ def _variables(dataset: xr.Dataset, table: _Long) -> list[str]:
     return sorted(found)
 
 
-def _long(dataset: xr.Dataset, table: _Long) -> pd.DataFrame:
-    """Return the variables of a table as columns, a row for each place in its dims."""
+def _long(dataset: xr.Dataset, table: _Long, variables: Sequence[str]) -> pd.DataFrame:
+    """Return variables of a table as columns, a row for each place in its dims."""
     columns = {}
     rows = [d for d in table.rows if d in dataset.sizes]
     shape = [dataset.sizes[d] for d in rows]
-    for name in _variables(dataset, table):
+    for name in variables:
         variable = dataset[name].load()
         extra = [d for d in map(str, variable.dims) if d not in rows]
         for place in np.ndindex(*(variable.sizes[d] for d in extra)):
@@ -165,7 +183,8 @@ def _long(dataset: xr.Dataset, table: _Long) -> pd.DataFrame:
             part = variable.isel(at)
             labels = [str(dataset[d].to_numpy()[i]) for d, i in at.items()]
             whole = part.expand_dims({d: dataset.sizes[d] for d in rows if d not in part.dims})
-            columns["_".join([name, *labels])] = whole.transpose(*rows).to_numpy().reshape(-1)
+            values = whole.transpose(*rows).to_numpy().reshape(-1)
+            columns["_".join([name, *labels])] = _named(values, variable.attrs.get("names"))
     places = np.indices(shape).reshape(len(rows), -1)
     index = {
         d: dataset[d].to_numpy()[i] if d in dataset.coords else i
@@ -175,6 +194,14 @@ def _long(dataset: xr.Dataset, table: _Long) -> pd.DataFrame:
     if table.file == "accuracy":
         frame = frame[_problems(dataset, dict(zip(rows, places, strict=True)))]
     return frame
+
+
+def _named(values: npt.NDArray[Any], names: Any) -> npt.NDArray[Any]:
+    """Return the names of codes; values that are no codes as they are."""
+    if not names:
+        return values
+    known = names if isinstance(names, dict) else {str(i): name for i, name in enumerate(names)}
+    return np.array([known[str(code)] for code in values.tolist()], object)
 
 
 def _problems(dataset: xr.Dataset, at: Mapping[str, Any]) -> Any:
