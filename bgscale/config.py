@@ -195,6 +195,12 @@ class ProportionSection(Section):
     replicates: int = Field(
         default=20, ge=0, description="classifiers fitted on Poisson-reweighted training proteins"
     )
+    hyperparameters: Literal["converged", "published"] = Field(
+        default="converged",
+        description="'published': Adam, learning rate 1e-3, batches of 128, 5 epochs, no penalty, "
+        "raw features, as in the paper; 'converged': the optimum under the penalty, classes "
+        "balanced, so that a softmax is a posterior under equal priors",
+    )
 
 
 class TrainingSection(Section):

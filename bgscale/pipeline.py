@@ -25,10 +25,13 @@ from bgscale.stages import (
     banks,
     cells,
     classification,
+    classifiers,
     embedding,
     fields,
     gathering,
+    predictions,
     proportions,
+    reliability,
     shifts,
 )
 from bgscale.stages.job import Job, open_job
@@ -49,7 +52,9 @@ VERSIONS = {
     "evaluate": 3,
     "controls": 1,
     "classifiers": 1,
-    "proportions": 1,
+    "predict": 1,
+    "proportions": 2,
+    "reliability": 1,
     "shifts": 1,
 }
 """Raised when the code of a stage starts to give other values."""
@@ -74,8 +79,10 @@ _WORK: dict[str, Callable[[Job, Unit], cells.Done]] = {
     "grid": embedding.grid,
     "evaluate": classification.evaluate,
     "controls": classification.controls,
-    "classifiers": proportions.classifiers,
+    "classifiers": classifiers.classifiers,
+    "predict": predictions.predict,
     "proportions": proportions.proportions,
+    "reliability": reliability.reliability,
     "shifts": shifts.shifts,
 }
 
@@ -356,10 +363,23 @@ def _add_model(
         fitted,
         (f"classifiers/{name}",),
         f"{name}: fit classifiers of localization",
-        lambda j: proportions.create_classifiers(j, name),
+        lambda j: classifiers.create_classifiers(j, name),
         lambda j: len(j.settings),
     )
-    made = named("proportions", name, [fitted])
+    told = [
+        named("predict", f"{name}/{plate}", [fitted, features])
+        for plate, features in zip(ranges, embed, strict=True)
+    ]
+    for stage, plate in zip(told, ranges, strict=True):
+        add(
+            stage,
+            (predictions.node_of(plate, name),),
+            f"{name}: score cells out of fold",
+            partial(predictions.create_predictions, name=name, plate=plate),
+            partial(_cells, plate=plate),
+            partial(_shard, plate=plate),
+        )
+    made = named("proportions", name, told)
     add(
         made,
         (f"proportions/{name}",),
@@ -368,6 +388,9 @@ def _add_model(
         lambda j: len(j.proteins),
         lambda _: proportions.PROTEINS_A_UNIT,
     )
+    trusted = named("reliability", name, told)
+    add(trusted, (f"reliability/{name}",), f"{name}: whether the softmax can be believed",
+        lambda j: reliability.create_reliability(j, name))  # fmt: skip
     moved = named("shifts", name, [made])
     add(moved, (f"shifts/{name}",), f"{name}: shifts against original",
         lambda j: shifts.create_shifts(j, name))  # fmt: skip

@@ -53,7 +53,8 @@ def files_of(store: Path, node: str) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        # predictions are made anew: further proteins are other classifiers
+        if path.is_file() and "predictions" not in path.parts
     }
 
 

@@ -18,8 +18,7 @@ from bgscale.proportions.classifier import (
     Classifier,
     fit_classifier,
     fit_out_of_fold,
-    predict,
-    predict_out_of_fold,
+    fit_published,
 )
 from bgscale.proportions.discovery import TESTED, ShiftReason, false_discovery
 from bgscale.proportions.distances import (
@@ -38,6 +37,25 @@ from bgscale.proportions.intervals import (
     logit_interval,
 )
 from bgscale.proportions.mixture import mixture
+from bgscale.proportions.reliability import (
+    CONFIDENCE_SCALE,
+    DESCRIPTIONS,
+    DRAWS,
+    N_BINS,
+    TOP,
+    ReliabilityCounts,
+    count_reliability,
+    reliability,
+    reliability_of,
+)
+from bgscale.proportions.scoring import (
+    Panel,
+    panel_of,
+    predict,
+    predict_out_of_fold,
+    score_settings,
+    stack,
+)
 from bgscale.proportions.shifts import Shifts, estimate_shifts, level_variance
 from bgscale.proportions.significance import Draws, Tested, assess
 from bgscale.proportions.sums import (
@@ -61,9 +79,13 @@ from bgscale.proportions.variance import (
 )
 
 __all__ = [
+    "CONFIDENCE_SCALE",
+    "DESCRIPTIONS",
+    "DRAWS",
     "INTERVAL",
     "KL_FLOOR",
     "MAX_ITERATIONS",
+    "N_BINS",
     "N_FOLDS",
     "N_REPLICATES",
     "PENALTY",
@@ -71,14 +93,17 @@ __all__ = [
     "SUM_SCALE",
     "TESTED",
     "TOLERANCE",
+    "TOP",
     "Classifier",
     "Confusions",
     "Draws",
     "Folds",
     "Moments",
+    "Panel",
     "Pooled",
     "ProportionState",
     "Proportions",
+    "ReliabilityCounts",
     "ShiftReason",
     "Shifts",
     "Tested",
@@ -89,11 +114,13 @@ __all__ = [
     "confusion",
     "correct_proportions",
     "corrected_interval",
+    "count_reliability",
     "estimate_shifts",
     "false_discovery",
     "fit_classifier",
     "fit_out_of_fold",
     "fit_prior",
+    "fit_published",
     "gather_confusions",
     "in_units",
     "jensen_shannon",
@@ -102,11 +129,16 @@ __all__ = [
     "level_variance",
     "logit_interval",
     "mixture",
+    "panel_of",
     "pool",
     "predict",
     "predict_out_of_fold",
+    "reliability",
+    "reliability_of",
     "replicate_weights",
+    "score_settings",
     "shift_moments",
+    "stack",
     "summary",
     "total_variation",
     "variance_factor",

@@ -1,14 +1,13 @@
 """The classifier of single cells: multinomial logistic regression, fitted out of fold.
 
-Owns fit and softmax. The one idea: a cell's softmax is a function of the cell and the
-classifier, to the bit, whatever block it comes in.
+Owns the fit. The one idea: every fit that a protein's cells are scored by is a fit that the protein
+had no part in.
 """
 
 import functools
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +27,6 @@ TOLERANCE = 1e-6
 REPLICATE_TOLERANCE = 1e-4
 """The same for replicates: their spread differs by under 0.2% from that of fits to 1e-7."""
 MAX_ITERATIONS = 2000
-# A multiple of the row counts that BLAS kernels work in (4, 6, 8, 12, 16, 24, 48), so that a cell
-# gets the same bits wherever it stands in a batch.
-_PREDICT_ROWS = 960
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +87,96 @@ def fit_classifier(
     -------
     Classifier
     """
-    x = _finite(features, "training features")
+    x, classes, code, w = _training(features, targets, weights, n_localizations, penalty)
+    w = w / np.bincount(code, w)[code] / len(classes)
+
+    if start is None:
+        mean, scale = x.mean(axis=0), x.std(axis=0)
+        constant = np.ptp(x, axis=0) == 0  # where mean and sd are rounded, not exact
+        mean[constant], scale[constant] = x[0, constant], 1.0
+    else:
+        mean, scale = start.mean, start.scale
+    design = np.ones((x.shape[1] + 1, len(x)))
+    design[:-1] = ((x - mean) / scale).T
+    theta = np.zeros((len(classes), len(design)))
+    if start is not None:
+        theta[:, :-1] = start.coef[classes]
+        known = np.isfinite(start.intercept[classes])
+        theta[known, -1] = start.intercept[classes][known]
+    options = {"gtol": tolerance, "ftol": 0.0, "maxiter": MAX_ITERATIONS, "maxfun": 10**6}
+    with one_thread():
+        result = minimize(
+            _loss,
+            theta.ravel(),
+            args=(design, code, w, penalty),
+            jac=True,
+            method="L-BFGS-B",
+            options=options,
+        )
+    theta = result.x.reshape(theta.shape)
+    coef = np.zeros((n_localizations, x.shape[1]))
+    intercept = np.full(n_localizations, -np.inf)
+    coef[classes], intercept[classes] = theta[:, :-1], theta[:, -1]
+    converged = bool(np.abs(result.jac).max() <= tolerance)
+    return Classifier(coef, intercept, mean, scale, converged, int(result.nit))
+
+
+def fit_published(
+    features: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    *,
+    n_localizations: int,
+    seed: int,
+    weights: npt.ArrayLike | None = None,
+) -> Classifier:
+    """Fit as published: a few epochs of Adam on raw features, without a penalty.
+
+    Classes are as common as their cells are. `converged` says, as of the other fit, whether the
+    gradient fell below `TOLERANCE`; it will not have.
+
+    Parameters
+    ----------
+    features : array (cell, feature), float
+        Rounded to float32.
+    targets : array (cell,), int
+    n_localizations : int
+    seed : int
+        Of the first weights and of the order of the cells.
+    weights : array (cell,), int, optional
+        How often an epoch shows a cell.
+
+    Returns
+    -------
+    Classifier
+    """
+    from bgscale.proportions.published import adam
+
+    x, classes, code, w = _training(features, targets, weights, n_localizations, 0.0)
+    if (w != np.rint(w)).any():
+        msg = f"weights such as {w[w != np.rint(w)][0]}: how often a cell is shown is an integer"
+        raise InputError(msg)
+    design = np.ones((x.shape[1] + 1, len(x)))
+    design[:-1] = x.T
+    cells = np.ascontiguousarray(x, np.float32), code.astype(np.int64), w.astype(np.int64)
+    with one_thread():
+        theta, steps = adam(*cells, classes=len(classes), seed=seed)
+        _, gradient = _loss(theta.astype(np.float64).ravel(), design, code, w / w.sum(), 0.0)
+    coef = np.zeros((n_localizations, x.shape[1]))
+    intercept = np.full(n_localizations, -np.inf)
+    coef[classes], intercept[classes] = theta[:, :-1], theta[:, -1]
+    plain = np.zeros(x.shape[1]), np.ones(x.shape[1])
+    return Classifier(coef, intercept, *plain, bool(np.abs(gradient).max() <= TOLERANCE), steps)
+
+
+def _training(
+    features: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    weights: npt.ArrayLike | None,
+    n_localizations: int,
+    penalty: float,
+) -> tuple[FloatArray, IntArray, IntArray, FloatArray]:
+    """Return features, classes, class codes and weights of the cells that count, checked."""
+    x = finite(features, "training features")
     t = np.asarray(targets, np.int64)
     w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
     weighted = w.shape == (len(x),) and bool((np.isfinite(w) & (w >= 0)).all())
@@ -109,37 +194,7 @@ def fit_classifier(
     if len(classes) < 2:
         msg = f"training cells show {len(classes)} localization(s), need 2: add other proteins"
         raise InputError(msg)
-    w = w / np.bincount(code, w)[code] / len(classes)
-
-    if start is None:
-        mean, scale = x.mean(axis=0), x.std(axis=0)
-        constant = np.ptp(x, axis=0) == 0  # where mean and sd are rounded, not exact
-        mean[constant], scale[constant] = x[0, constant], 1.0
-    else:
-        mean, scale = start.mean, start.scale
-    design = np.ones((x.shape[1] + 1, len(x)))
-    design[:-1] = ((x - mean) / scale).T
-    theta = np.zeros((len(classes), len(design)))
-    if start is not None:
-        theta[:, :-1] = start.coef[classes]
-        known = np.isfinite(start.intercept[classes])
-        theta[known, -1] = start.intercept[classes][known]
-    options = {"gtol": tolerance, "ftol": 0.0, "maxiter": MAX_ITERATIONS, "maxfun": 10**6}
-    with _one_thread():
-        result = minimize(
-            _loss,
-            theta.ravel(),
-            args=(design, code, w, penalty),
-            jac=True,
-            method="L-BFGS-B",
-            options=options,
-        )
-    theta = result.x.reshape(theta.shape)
-    coef = np.zeros((n_localizations, x.shape[1]))
-    intercept = np.full(n_localizations, -np.inf)
-    coef[classes], intercept[classes] = theta[:, :-1], theta[:, -1]
-    converged = bool(np.abs(result.jac).max() <= tolerance)
-    return Classifier(coef, intercept, mean, scale, converged, int(result.nit))
+    return x, classes, code, w
 
 
 def _loss(
@@ -168,6 +223,8 @@ def fit_out_of_fold(
     *,
     weights: npt.ArrayLike,
     penalty: float = PENALTY,
+    hyperparameters: Literal["converged", "published"] = "converged",
+    seed: int = 0,
 ) -> list[list[Classifier]]:
     """Fit, for every fold, the classifier that omits it, and its replicates.
 
@@ -183,6 +240,10 @@ def fit_out_of_fold(
     weights : array (replicate, group)
         From `replicate_weights`; may have no replicates.
     penalty : float
+    hyperparameters : {"converged", "published"}
+        By `fit_classifier`, or by `fit_published`, which has no penalty.
+    seed : int
+        Of the published fit.
 
     Returns
     -------
@@ -194,13 +255,13 @@ def fit_out_of_fold(
     classifiers = []
     for fold in range(int(folds.fold.max()) + 1):
         train = np.flatnonzero((folds.target >= 0)[cell_group] & (folds.fold != fold)[cell_group])
-        fit = functools.partial(
-            fit_classifier,
-            x[train],
-            folds.target[cell_group[train]],
-            n_localizations=len(folds.learnable),
-            penalty=penalty,
-        )
+        cells = x[train], folds.target[cell_group[train]]
+        how: dict[str, Any] = {"n_localizations": len(folds.learnable)}
+        if hyperparameters == "published":
+            shown = [None, *(w[cell_group[train]] for w in weights)]
+            classifiers.append([fit_published(*cells, **how, seed=seed, weights=w) for w in shown])
+            continue
+        fit = functools.partial(fit_classifier, *cells, **how, penalty=penalty)
         first = fit()
         replicates = [
             fit(weights=w[cell_group[train]], start=first, tolerance=REPLICATE_TOLERANCE)
@@ -210,75 +271,25 @@ def fit_out_of_fold(
     return classifiers
 
 
-def predict(classifier: Classifier, features: npt.ArrayLike) -> FloatArray:
-    """Return the softmax over localizations: (cell, localization), float64.
-
-    Cells are multiplied in padded batches of one size, so that a cell's result does not depend on
-    the block it comes in. Leave out cells that have no features: they are refused, not passed on.
-    """
-    x = _finite(features, "features")
-    if x.shape[1] != len(classifier.mean):
-        msg = (
-            f"cells have {x.shape[1]} features, the classifier was fitted on "
-            f"{len(classifier.mean)}: use the model and layer of the fit"
-        )
-        raise InputError(msg)
-    slope = classifier.coef / classifier.scale
-    offset = (classifier.intercept - slope @ classifier.mean)[:, None]
-    out = np.empty((len(x), len(slope)))
-    batch = np.zeros((_PREDICT_ROWS, x.shape[1]))
-    with _one_thread():
-        for at in range(0, len(x), _PREDICT_ROWS):
-            n = min(_PREDICT_ROWS, len(x) - at)
-            batch[:n] = x[at : at + n]
-            p = slope @ batch.T + offset
-            p = np.exp(p - p.max(axis=0))
-            out[at : at + n] = (p / p.sum(axis=0)).T[:n]
-    return out
-
-
-def predict_out_of_fold(
-    classifiers: Sequence[Sequence[Classifier]], features: npt.ArrayLike, fold: npt.ArrayLike
-) -> FloatArray:
-    """Score every cell by the classifiers that omit its fold.
-
-    Parameters
-    ----------
-    classifiers : sequence over folds of equally long sequences of Classifier
-    features : array (cell, feature), float
-    fold : array (cell,), int
-
-    Returns
-    -------
-    array (classifier, cell, localization), float64
-        The classifier first, then its replicates.
-    """
-    x, fold = np.asarray(features), np.asarray(fold, np.int64)
-    if fold.shape != (len(x),) or (
-        fold.size and not 0 <= fold.min() <= fold.max() < len(classifiers)
-    ):
-        msg = f"{fold.shape} folds for {len(x)} cells and {len(classifiers)} classifiers"
-        raise InputError(msg)
-    out = np.empty((len(classifiers[0]), len(x), len(classifiers[0][0].coef)))
-    for own, omitting in enumerate(classifiers):
-        cells = np.flatnonzero(fold == own)
-        for row, classifier in zip(out, omitting, strict=True):
-            row[cells] = predict(classifier, x[cells])
-    return out
-
-
 @functools.cache
 def _blas() -> Any:
     return ThreadpoolController()
 
 
-def _one_thread() -> AbstractContextManager[Any]:
-    """BLAS on one thread: how a product is split over threads changes its last bits."""
+def one_thread() -> AbstractContextManager[Any]:
+    """Keep BLAS on one thread: how a product is split over threads changes its last bits."""
     limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
     return limit
 
 
-def _finite(features: npt.ArrayLike, what: str) -> FloatArray:
+def finite(features: npt.ArrayLike, what: str) -> FloatArray:
+    """Return features (cell, feature) as float64.
+
+    Raises
+    ------
+    InputError
+        Another shape, or a value that is NaN or infinite; `what` says whose.
+    """
     x = np.asarray(features, np.float64)
     if x.ndim != 2:
         msg = f"{what} have shape {x.shape}, expected (cell, feature)"

@@ -8,7 +8,7 @@ priors; the shares that maximise the likelihood of all cells follow by expectati
 import numpy as np
 import numpy.typing as npt
 
-from bgscale.proportions.classifier import FloatArray
+from bgscale.proportions.classifier import FloatArray, one_thread
 
 STEPS = 1000
 TOLERANCE = 1e-7
@@ -43,9 +43,10 @@ def mixture(posterior: npt.ArrayLike) -> FloatArray:
     if not len(p):
         return np.full(p.shape[1], np.nan)
     share = np.full(p.shape[1], 1 / p.shape[1])
-    for _ in range(STEPS):
-        weighted = p * share
-        before, share = share, (weighted / weighted.sum(1, keepdims=True)).mean(0)
-        if np.abs(share - before).max() < TOLERANCE:
-            break
-    return share
+    with one_thread():
+        for _ in range(STEPS):
+            before, share = share, share * ((1 / (p @ share)) @ p) / len(p)
+            if np.abs(share - before).max() < TOLERANCE:
+                break
+    found: FloatArray = share / share.sum()
+    return found

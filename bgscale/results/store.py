@@ -168,7 +168,7 @@ class Store:
         outer = None
         if shard is not None:
             outer = tuple(
-                -(-min(shard.get(d, n), max(n, 1)) // c) * c
+                -(-max(min(shard.get(d, n), n), 1) // c) * c
                 for (d, n), c in zip(dims.items(), inner, strict=True)
             )
         codecs = [
@@ -236,16 +236,19 @@ class Store:
         """Return a block of an array."""
         return np.asarray(self.array(name)[selection or ...])
 
-    def read_rows(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Return rows of an array, in any order; rows that lie together are read as one block."""
+    def read_rows(self, name: str, rows: npt.NDArray[np.int64], *at: int) -> npt.NDArray[Any]:
+        """Return rows of an array, in any order; rows that lie together are read as one block.
+
+        `at` is where on the dims that follow; of all others there is everything.
+        """
         array = self.array(name)
         if not len(rows):
-            return np.empty((0, *array.shape[1:]), array.dtype)
+            return np.empty((0, *array.shape[1 + len(at) :]), array.dtype)
         first, last = int(rows.min()), int(rows.max()) + 1
         if last - first <= DENSE * len(rows):
-            return np.asarray(array[first:last])[rows - first]
+            return np.asarray(array[(slice(first, last), *at)])[rows - first]
         unique, place = np.unique(rows, return_inverse=True)
-        return np.asarray(array.oindex[unique])[place]
+        return np.asarray(array.oindex[(unique, *at)])[place]
 
     def write(self, name: str, region: Region, data: npt.NDArray[Any]) -> list[str]:
         """Write whole shards; return the files written, relative to the store.

@@ -11,21 +11,26 @@ from dataclasses import dataclass
 
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.pipeline import Stage
+from bgscale.proportions import DRAWS, N_BINS
 from bgscale.stages import banks, cells, fields
 from bgscale.stages.embedding import COMPOSED_AT_ONCE, grid_problems, model_of
 from bgscale.stages.gathering import found_columns
 from bgscale.stages.job import Job
+from bgscale.stages.proportions import PROTEINS_A_UNIT
 
 CELLS_PER_MEGAPIXEL = 250
 """Assumed where fields are not segmented yet: real wells of yeast hold 200 to 300."""
 PROCESS_BYTES = 500_000_000
 """A worker with its libraries and a small model, before any unit."""
+FIELDS_A_PROTEIN = 4
+"""Assumed of the fields of a protein that lie in one shard of cells."""
 VALUES_PER_PIXEL = 200
 """float32 values a pixel of a crop that a network of unknown layers holds at once."""
 SCRATCH = 2.5
 """So many times what a network holds it takes, with the working memory of its convolutions."""
 _SHRINKS = {
-    "image": 0.6, "mask": 0.07, "label": 0.06, "table": 0.03, "feature": 0.9, "other": 1.0,
+    "image": 0.6, "mask": 0.07, "label": 0.06, "table": 0.03, "feature": 0.9, "sum": 0.8,
+    "other": 1.0,
 }  # fmt: skip
 
 
@@ -110,7 +115,9 @@ def _need(job: Job, sizes: Sizes, name: str) -> Need:
         return _embedded(job, sizes, *rest)
     if kind == "controls":
         return _of_model(job, sizes, kind, rest[0])
-    if kind in ("grid", "evaluate", "classifiers", "proportions", "shifts"):
+    if kind == "predict":
+        return _predicted(job, sizes, *rest)
+    if kind in ("grid", "evaluate", "classifiers", "proportions", "reliability", "shifts"):
         return _of_model(job, sizes, kind, rest[0])
     classes, crop = len(job.screen.classes), _crop_bytes(sizes)
     slots = _slots(job, sizes)
@@ -194,6 +201,24 @@ def _embedded(job: Job, sizes: Sizes, model: str, plate: str) -> Need:
     return Need(shards, disk, (len(spec.layers) + 4) * shards, memory)
 
 
+def _predicted(job: Job, sizes: Sizes, model: str, plate: str) -> Need:
+    spec, count = model_of(job.text, model).spec, sizes.cells[plate]
+    section, classes, settings = job.config.proportions, len(job.screen.classes), len(job.settings)
+    shard = cells.shard_cells(job, count)
+    shards, width = -(-count // shard), spec.layers[spec.profile_layer]
+    # proteins of a shard: its share of the screen's, and those that begin or end in it
+    proteins = len(job.screen.proteins)
+    slots = min(proteins, math.ceil(proteins * shard / max(sum(sizes.cells.values()), 1)) + 2)
+    fits = 2 * settings
+    sums = classes * (classes + 2 * section.replicates + 1 + 2 * FIELDS_A_PROTEIN) * 8
+    counts = (classes + 1) * N_BINS * 12
+    each = settings * width * 12 + (fits + 2) * classes * 28
+    panels = settings * section.folds * (1 + section.replicates) * classes * width * 8 * 2
+    memory = shard * each + 3 * slots * fits * (sums + counts) + panels + 100 * count
+    disk = _disk(4 * count * fits * classes, "feature") + _disk(shards * slots * fits * sums, "sum")
+    return Need(shards, disk + shards * slots * fits * counts // 20, 14 * shards, memory)
+
+
 def _network_bytes(model: EmbeddingModel) -> int:
     """Return the memory of a network that runs: its weights, and a micro-batch."""
     import torch
@@ -252,11 +277,15 @@ def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
         train = min(section.cells_per_class * classes, sum(sizes.cells.values()))
         memory = train * (settings + 6) * profile * 4
         return Need(settings, 8 * fits * classes * profile, 6 * settings, memory)
-    proteins = len(job.screen.proteins)
+    proteins, everyone = len(job.screen.proteins), sum(sizes.cells.values())
     sums = 2 * settings * proteins * classes * (classes + 2 * section.replicates + 20) * 8
     if kind == "proportions":
-        units = -(-proteins // 64)
-        share = sum(sizes.cells.values()) / max(units, 1)
-        each = settings * (profile * 4 + (1 + section.replicates) * classes * 8)
-        return Need(units, sums, 11 * units, math.ceil(share * each))
+        units = -(-proteins // PROTEINS_A_UNIT)
+        # of its cells, one fit and setting at a time; of their sums, three copies
+        memory = 20 * everyone + 8 * classes * everyone // units + 3 * sums // units
+        return Need(units, sums, 11 * units, memory)
+    counted = 2 * settings * (classes + 1) * N_BINS * 8
+    if kind == "reliability":
+        draws = 3 * (DRAWS + 1) * (classes + 1) * N_BINS * 8
+        return Need(1, 5 * counted, 8, 60 * everyone // 5 + 6 * counted * proteins + draws)
     return Need(1, 16 * settings * proteins * (classes + 3), 6, 2 * sums)

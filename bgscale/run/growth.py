@@ -25,7 +25,7 @@ _UP_TO_DONORS = ("proteins", "segment", "measure", "gather", "cut", "ranges", "d
 def plate_of(stage: str) -> str:
     """Return the plate of a stage's name; empty where it has none."""
     kind, *rest = stage.split("/")
-    if kind == "embed":
+    if kind in ("embed", "predict"):
         return rest[1]
     return rest[0] if kind in ("segment", "labels", "measure", "gather", "cut", "ranges") else ""
 

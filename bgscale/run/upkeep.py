@@ -17,7 +17,9 @@ _NODE_OF = {
     "evaluate": "evaluation/{1}",
     "controls": "controls/{1}",
     "classifiers": "classifiers/{1}",
+    "predict": "plates/{2}/predictions/{1}",
     "proportions": "proportions/{1}",
+    "reliability": "reliability/{1}",
     "shifts": "shifts/{1}",
 }
 """Where stages of a model keep what they make."""

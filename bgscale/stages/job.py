@@ -201,12 +201,17 @@ class Job:
                 found.append((plate, here, rows[here] - starts[i]))
         return found
 
-    def read_rows(self, name: str, rows: Ints, *, sized_by: str = "cells/id") -> npt.NDArray[Any]:
-        """Return rows of all plates of an array that each has, such as "crops/image"."""
+    def read_rows(
+        self, name: str, rows: Ints, *at: int, sized_by: str = "cells/id"
+    ) -> npt.NDArray[Any]:
+        """Return rows of all plates of an array that each has, such as "crops/image".
+
+        `at` is where on the dims that follow.
+        """
         like = self.store.array(f"plates/{self.plates[0]}/{name}")
-        out = np.empty((len(rows), *like.shape[1:]), like.dtype)
+        out = np.empty((len(rows), *like.shape[1 + len(at) :]), like.dtype)
         for plate, here, own in self.parts(rows, sized_by):
-            out[here] = self.store.read_rows(f"plates/{plate}/{name}", own)
+            out[here] = self.store.read_rows(f"plates/{plate}/{name}", own, *at)
         return out
 
     @lru_cache(maxsize=3)  # noqa: B019

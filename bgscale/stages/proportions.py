@@ -1,4 +1,7 @@
-"""Experiment 2: the classifiers of localization, and the proportions of each protein."""
+"""Experiment 2: the proportions of each protein, from what the shards of cells have summed.
+
+No feature is read: sums are added, and shares of mixtures come from the softmax of the cells.
+"""
 
 from typing import Any
 
@@ -7,154 +10,20 @@ import numpy.typing as npt
 
 from bgscale import proportions as kernels
 from bgscale.distribute.units import Unit
-from bgscale.proportions import Classifier, Folds, ProportionState
-from bgscale.settings import Ints, select_donors
+from bgscale.proportions import ProportionState
 from bgscale.stages.cells import Done
-from bgscale.stages.embedding import model_of, provenance
-from bgscale.stages.job import Job, PlateCells
+from bgscale.stages.classifiers import FITS, evaluated, groups_of
+from bgscale.stages.embedding import provenance
+from bgscale.stages.job import Job
+from bgscale.stages.predictions import node_of, read_sums, shards_with
 
 PROTEINS_A_UNIT = 64
-FITS = ("fixed", "matched")
-_CLASSIFIER_PARTS = ("coef", "intercept", "mean", "scale", "converged", "iterations")
-
-
-def evaluated_cells(job: Job) -> tuple[PlateCells, Ints]:
-    """Return the cell table and the rows that take part in the evaluation."""
-    table = job.everyone
-    return table, np.flatnonzero(table.usable & table.evaluated)
-
-
-def protein_fields(job: Job) -> tuple[Ints, Ints, Ints]:
-    """Return the (protein, field) groups that have cells, sorted, and the group of each row.
-
-    Rows that take part in the evaluation; the others have group -1.
-    """
-    table, rows = evaluated_cells(job)
-    pairs = np.stack([table.cells.protein[rows], table.cells.field[rows]])
-    groups, code = np.unique(pairs, axis=1, return_inverse=True)
-    of_row = np.full(len(table.cells), -1, np.int64)
-    of_row[rows] = code.reshape(-1)
-    return groups[0], groups[1], of_row
-
-
-def folds_of(job: Job) -> tuple[Folds, Ints]:
-    """Return the folds, and each cell's (protein, field) group."""
-    protein, field, of_row = protein_fields(job)
-    folds = kernels.assign_folds(
-        job.proteins,
-        job.labels,
-        protein,
-        field,
-        seed=job.config.seed,
-        n_folds=job.config.proportions.folds,
-    )
-    return folds, of_row
-
-
-def create_classifiers(job: Job, name: str) -> None:
-    """Create the classifiers of localization: by setting they are fitted on, and fold."""
-    store, section = job.store, job.config.proportions
-    spec = model_of(job.text, name).spec
-    folds, _ = folds_of(job)
-    node = f"classifiers/{name}"
-    by_field = [c for c, flag in zip(job.classes, folds.by_field, strict=True) if flag]
-    unlearnable = [c for c, flag in zip(job.classes, folds.learnable, strict=True) if not flag]
-    store.create_group(
-        node,
-        coords={"setting": job.config.settings, "localization": job.classes},
-        layer=spec.profile_layer,
-        classes_dealt_by_field=by_field,
-        classes_not_learnable=unlearnable,
-        **provenance(job, f"plates/{job.plates[0]}/embeddings/{name}"),
-    )
-    dims = {
-        "setting": len(job.settings),
-        "fold": int(folds.fold.max()) + 1,
-        "replicate": 1 + section.replicates,
-    }
-    feature = {"feature": spec.layers[spec.profile_layer]}
-    localization = {"localization": len(job.classes)}
-    shapes: dict[str, tuple[dict[str, int], str]] = {
-        "coef": ({**localization, **feature}, "float64"),
-        "intercept": (localization, "float64"),
-        "mean": (feature, "float64"),
-        "scale": (feature, "float64"),
-        "converged": ({}, "uint8"),
-        "iterations": ({}, "int32"),
-    }
-    for part, (more, dtype) in shapes.items():
-        fill = float("nan") if dtype == "float64" else 0
-        store.create_array(
-            f"{node}/{part}", {**dims, **more}, dtype, chunk={"setting": 1}, fill=fill
-        )
-
-
-def classifiers(job: Job, unit: Unit) -> Done:
-    """Fit the classifiers on the cells of single-class proteins, under one setting."""
-    name, s = unit.stage.split("/")[1], unit.start
-    section, store = job.config.proportions, job.store
-    layer = model_of(job.text, name).spec.profile_layer
-    table, rows = evaluated_cells(job)
-    folds, group = folds_of(job)
-    chosen = select_donors(
-        table.cells.take(rows),
-        per_class=section.cells_per_class,
-        per_field=section.cells_per_class,
-        seed=job.config.seed,
-        purpose="fit",
-    )
-    train = np.sort(rows[np.concatenate(chosen)])
-    features = job.read_rows(f"embeddings/{name}/{layer}/embedding", train)[:, s]
-    present = np.isfinite(features).all(1)
-    target, fold = (a[group[train][present]] for a in (folds.target, folds.fold))
-    count = int(folds.fold.max()) + 1
-    seen = [np.unique(target[(target >= 0) & (fold != f)]) for f in range(count)]
-    if min(map(len, seen)) < 2:
-        # too few cells have a background under this setting: no proportions, not no results
-        return [], {"cells": int(present.sum()), "not_converged": 0}
-    fitted = kernels.fit_out_of_fold(
-        features[present],
-        group[train][present],
-        folds,
-        weights=kernels.replicate_weights(
-            folds, seed=job.config.seed, replicates=section.replicates
-        ),
-        penalty=section.penalty,
-    )
-    files = []
-    for part in _CLASSIFIER_PARTS:
-        path = f"classifiers/{name}/{part}"
-        values = np.array([[getattr(c, part) for c in row] for row in fitted])
-        files += store.write(path, [(s, s + 1)], values[None].astype(store.array(path).dtype))
-    unconverged = sum(not c.converged for row in fitted for c in row)
-    return files, {"cells": int(present.sum()), "not_converged": unconverged}
-
-
-def read_classifiers(job: Job, name: str, s: int) -> list[list[Classifier]]:
-    """Return the classifiers that were fitted under setting s: fold, then replicate."""
-    parts = [job.store.read(f"classifiers/{name}/{part}", s) for part in _CLASSIFIER_PARTS]
-    folds, replicates = parts[0].shape[:2]
-    return [
-        [
-            Classifier(
-                parts[0][f, r],
-                parts[1][f, r],
-                parts[2][f, r],
-                parts[3][f, r],
-                bool(parts[4][f, r]),
-                int(parts[5][f, r]),
-            )
-            for r in range(replicates)
-        ]
-        for f in range(folds)
-    ]
 
 
 def create_proportions(job: Job, name: str) -> None:
     """Create the proportions, and the sums that they and all their tests come from."""
     store, k = job.store, len(job.classes)
-    protein, _, _ = protein_fields(job)
-    width = int(np.bincount(protein).max())
+    width = int(np.bincount(groups_of(job).protein).max())
     coords = {
         "fit": FITS,
         "setting": job.config.settings,
@@ -165,6 +34,7 @@ def create_proportions(job: Job, name: str) -> None:
     store.create_group(
         node,
         coords=coords,
+        description="where each protein is, out of fold, and the sums that its tests come from",
         sum_scale=kernels.SUM_SCALE,
         **provenance(job, f"plates/{job.plates[0]}/embeddings/{name}"),
     )
@@ -197,40 +67,17 @@ def create_proportions(job: Job, name: str) -> None:
 
 
 def proportions(job: Job, unit: Unit) -> Done:
-    """Score the cells of some proteins out of fold, and sum."""
-    name = unit.stage.split("/")[1]
-    store, classes = job.store, len(job.classes)
-    layer = model_of(job.text, name).spec.profile_layer
-    table, rows = evaluated_cells(job)
-    folds, group = folds_of(job)
-    protein = table.cells.protein[rows]
-    rows = rows[(protein >= unit.start) & (protein < unit.stop)]
-    features = job.read_rows(f"embeddings/{name}/{layer}/embedding", rows)
-    present = np.isfinite(features).all(2).T
-    replicates = job.config.proportions.replicates
-    shape = (len(FITS), len(job.settings), unit.stop - unit.start, classes)
-    out: dict[str, npt.NDArray[Any]] = {"mixture": np.full(shape, np.nan)}
-    for f, fit in enumerate(FITS):
-        p = np.zeros((len(job.settings), 1 + replicates, len(rows), classes))
-        here = present.copy()
-        for s in range(len(job.settings)):
-            fitted = read_classifiers(job, name, s if fit == "matched" else 0)
-            # a classifier that could not be fitted is NaN
-            here[s] &= bool(np.isfinite(fitted[0][0].coef).all())
-            seen = np.flatnonzero(here[s])
-            p[s][:, seen] = kernels.predict_out_of_fold(
-                fitted, features[seen, s], folds.fold[group[rows[seen]]]
-            )
-            for protein in np.unique(table.cells.protein[rows]):
-                own = seen[table.cells.protein[rows[seen]] == protein]
-                out["mixture"][f, s, protein - unit.start] = kernels.mixture(p[s, 0, own])
-        state = kernels.accumulate(
-            p[:, 0],
-            here,
-            table.cells.protein[rows],
-            table.cells.field[rows],
-            replicates=p[:, 1:],
-        )
+    """Add the sums of some proteins, and find the mixtures their cells are drawn from."""
+    name, store = unit.stage.split("/")[1], job.store
+    zero = ProportionState.zero(
+        len(job.settings), len(job.classes), job.config.proportions.replicates
+    )
+    states = [zero] * len(FITS)
+    for where in shards_with(job, name, unit.start, unit.stop):
+        found = read_sums(job, name, *where)
+        states = [a + b for a, b in zip(states, found, strict=True)]
+    out: dict[str, npt.NDArray[Any]] = {"mixture": _mixtures(job, name, unit)}
+    for f, state in enumerate(states):
         for variable, values in _dense(state, unit, job, name).items():
             block = out.setdefault(variable, np.zeros((len(FITS), *values.shape), values.dtype))
             block[f] = values
@@ -238,7 +85,40 @@ def proportions(job: Job, unit: Unit) -> Done:
     files = []
     for variable, values in out.items():
         files += store.write(f"proportions/{name}/{variable}", region, values)
-    return files, {"cells": len(rows)}
+    return files, {"cells": int(states[0].n[0].sum())}
+
+
+def _mixtures(job: Job, name: str, unit: Unit) -> npt.NDArray[np.float64]:
+    """Return the mixture of each protein of a unit: (fit, setting, protein, localization).
+
+    One fit and setting of the unit's cells is held at a time.
+    """
+    shape = len(FITS), len(job.settings), unit.stop - unit.start, len(job.classes)
+    out = np.full(shape, np.nan)
+    rows, owner = {}, []
+    for plate in job.plates:
+        table = job.cells(plate)
+        own = evaluated(table)
+        protein = table.cells.protein[own]
+        own = own[(protein >= unit.start) & (protein < unit.stop)]
+        rows[plate] = own
+        owner.append(table.cells.protein[own])
+    # cells of a protein in the order of plates and rows, whatever the shards
+    protein = np.concatenate(owner)
+    order = np.argsort(protein, kind="stable")
+    codes, starts = np.unique(protein[order], return_index=True)
+    for f, s in np.ndindex(shape[:2]):
+        softmax = np.concatenate(
+            [
+                job.store.read_rows(f"{node_of(plate, name)}/probability", own, f, s)
+                for plate, own in rows.items()
+            ]
+        )
+        for code, cells in zip(codes, np.split(order, starts[1:]), strict=True):
+            mine = softmax[cells]
+            present = np.isfinite(mine).all(axis=1)
+            out[f, s, code - unit.start] = kernels.mixture(mine[present])
+    return out
 
 
 def _dense(state: ProportionState, unit: Unit, job: Job, name: str) -> dict[str, npt.NDArray[Any]]:

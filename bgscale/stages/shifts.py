@@ -6,9 +6,9 @@ from bgscale import proportions as kernels
 from bgscale.distribute.units import Unit
 from bgscale.proportions import ProportionState
 from bgscale.stages.cells import Done
+from bgscale.stages.classifiers import FITS
 from bgscale.stages.embedding import provenance
 from bgscale.stages.job import Job
-from bgscale.stages.proportions import FITS
 
 
 def read_state(job: Job, name: str, f: int) -> ProportionState:
