@@ -203,6 +203,33 @@ class ProportionSection(Section):
     )
 
 
+class ShiftSection(Section):
+    """Which shifts of proportions are more than chance, and which are substantial."""
+
+    draws: int = Field(
+        default=10_000,
+        ge=10_000,
+        multiple_of=10_000,
+        description="draws of the null of each shift; ten times as many where p is below 0.001",
+    )
+    tau: float = Field(
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="a shift is substantial if more than this share of the protein moved (total "
+        "variation)",
+    )
+    min_cells: int = Field(
+        default=20, ge=2, description="proteins with fewer cells are not tested, which is said"
+    )
+    false_discovery_rate: float = Field(
+        default=0.05, gt=0, lt=1, description="of the proteins that are called shifted"
+    )
+    corrected_draws: int = Field(
+        default=200, ge=40, description="draws of the interval of a corrected proportion"
+    )
+
+
 class TrainingSection(Section):
     """`bgscale train`: the pretext task is to tell which protein a crop shows."""
 
@@ -310,6 +337,7 @@ class RunConfig(Section):
     evaluation: EvaluationSection = EvaluationSection()
     classification: ClassificationSection = ClassificationSection()
     proportions: ProportionSection = ProportionSection()
+    shifts: ShiftSection = ShiftSection()
     training: TrainingSection = TrainingSection()
 
     @field_validator("shard_cells")

@@ -55,7 +55,9 @@ VERSIONS = {
     "predict": 1,
     "proportions": 2,
     "reliability": 1,
-    "shifts": 1,
+    "pooled": 1,
+    "shifts": 2,
+    "discoveries": 1,
 }
 """Raised when the code of a stage starts to give other values."""
 
@@ -83,7 +85,9 @@ _WORK: dict[str, Callable[[Job, Unit], cells.Done]] = {
     "predict": predictions.predict,
     "proportions": proportions.proportions,
     "reliability": reliability.reliability,
+    "pooled": shifts.pooled,
     "shifts": shifts.shifts,
+    "discoveries": shifts.discoveries,
 }
 
 
@@ -391,9 +395,24 @@ def _add_model(
     trusted = named("reliability", name, told)
     add(trusted, (f"reliability/{name}",), f"{name}: whether the softmax can be believed",
         lambda j: reliability.create_reliability(j, name))  # fmt: skip
-    moved = named("shifts", name, [made])
-    add(moved, (f"shifts/{name}",), f"{name}: shifts against original",
-        lambda j: shifts.create_shifts(j, name))  # fmt: skip
+    spread = named("pooled", name, [made], min_cells=config.shifts.min_cells)
+    add(
+        spread,
+        (f"pooled/{name}",),
+        f"{name}: what proteins say of chance",
+        lambda j: shifts.create_pooled(j, name),
+    )
+    moved = named("shifts", name, [spread], seed=config.seed, shifts=config.shifts.model_dump())
+    add(
+        moved,
+        (f"shifts/{name}",),
+        f"{name}: shifts against original, tested",
+        lambda j: shifts.create_shifts(j, name),
+        lambda j: len(j.proteins),
+        lambda _: shifts.PROTEINS_A_UNIT,
+    )
+    # into the shifts' node: a rate of discoveries needs the p of all units
+    add(named("discoveries", name, [moved]), (), f"{name}: shifts that are discoveries")
 
 
 Named = Callable[..., str]

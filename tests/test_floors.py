@@ -25,7 +25,7 @@ FLOORS = [
     ],
     ["platemap", "annotations", "ngff", "screen", "results", "simulate", "table", "distribute"],
     ["stages", "pipeline", "train", "importers"],
-    ["progress", "run", "summary", "controls", "plot", "scaffold", "demo", "verify"],
+    ["progress", "run", "summary", "shifted", "controls", "plot", "scaffold", "demo", "verify"],
     ["export"],
     ["cli", "__init__"],
 ]

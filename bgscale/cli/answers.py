@@ -83,6 +83,51 @@ def controls(store: Path, model: str, as_json: bool) -> None:  # noqa: FBT001
 
 @main.command()
 @click.argument("store", type=STORE)
+@click.option("--model", default="", help="Only this model; by default all of the store.")
+@click.option("--setting", default="masked", show_default=True, help="Against original.")
+@click.option(
+    "--fit",
+    type=click.Choice(["fixed", "matched"]),
+    default="fixed",
+    show_default=True,
+    help="fixed: classifier fitted on original; matched: fitted under the setting.",
+)
+@click.option("--count", default=20, show_default=True, help="Proteins to print, the surest first.")
+@click.option("--json", "as_json", is_flag=True, help="Print all proteins as JSON.")
+def shifts(
+    store: Path,
+    model: str,
+    setting: str,
+    fit: str,
+    count: int,
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Say which proteins' proportions move with the background, and which only by chance.
+
+    KL in nats with its 95% interval, p, q (false discovery rate), and which shifts are substantial;
+    beside it how many have a large KL, as the paper counts.
+    """
+    from bgscale.results import open_results
+    from bgscale.shifted import format_shifts, shift_shares, shifted
+    from bgscale.summary import models_of
+
+    tree = open_results(str(store))
+    found = {}
+    for name in models_of(tree, "shifts", model):
+        frame = shifted(tree, name, setting=setting, fit=fit)
+        shares = shift_shares(tree, name, setting=setting, fit=fit)
+        if as_json:
+            proteins = json.loads(frame.to_json(orient="index"))
+            found[name] = {**shares, "shifts": proteins}
+        else:
+            title = f"{store} {name}: {setting} against original, {fit} classifier"
+            click.echo(format_shifts(frame, shares, count=count, title=title))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+
+
+@main.command()
+@click.argument("store", type=STORE)
 @click.option("-o", "--output", type=TABLE, help="Also draw the plates: a .png, .pdf or .svg file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the wells to look at as JSON.")
 def quality(store: Path, output: Path | None, as_json: bool) -> None:  # noqa: FBT001

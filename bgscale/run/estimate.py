@@ -113,11 +113,11 @@ def _need(job: Job, sizes: Sizes, name: str) -> Need:
         return _of_cells(job, sizes, kind, rest[0])
     if kind == "embed":
         return _embedded(job, sizes, *rest)
-    if kind == "controls":
-        return _of_model(job, sizes, kind, rest[0])
     if kind == "predict":
         return _predicted(job, sizes, *rest)
-    if kind in ("grid", "evaluate", "classifiers", "proportions", "reliability", "shifts"):
+    if kind in ("grid", "evaluate", "controls", "classifiers", "proportions", "reliability"):
+        return _of_model(job, sizes, kind, rest[0])
+    if kind in ("pooled", "shifts", "discoveries"):
         return _of_model(job, sizes, kind, rest[0])
     classes, crop = len(job.screen.classes), _crop_bytes(sizes)
     slots = _slots(job, sizes)
@@ -288,4 +288,12 @@ def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
     if kind == "reliability":
         draws = 3 * (DRAWS + 1) * (classes + 1) * N_BINS * 8
         return Need(1, 5 * counted, 8, 60 * everyone // 5 + 6 * counted * proteins + draws)
-    return Need(1, 16 * settings * proteins * (classes + 3), 6, 2 * sums)
+    told, units = 2 * settings * proteins * 8, -(-proteins // PROTEINS_A_UNIT)
+    if kind == "pooled":
+        again = 2 * settings * section.replicates * classes**2 * 8
+        return Need(1, 2 * told * classes + again, 11, 3 * sums // units + 12 * told * classes)
+    if kind == "shifts":
+        draws = 30 * 10_000 * (classes + 1) * 8
+        disk = told * (13 + 6 * classes)
+        return Need(units, disk, 27 * units, 3 * sums // units + 4 * told * classes + draws)
+    return Need(1, 3 * told, 4, 4 * told)

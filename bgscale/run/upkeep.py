@@ -20,6 +20,7 @@ _NODE_OF = {
     "predict": "plates/{2}/predictions/{1}",
     "proportions": "proportions/{1}",
     "reliability": "reliability/{1}",
+    "pooled": "pooled/{1}",
     "shifts": "shifts/{1}",
 }
 """Where stages of a model keep what they make."""
