@@ -363,13 +363,9 @@ def _add_model(
         fields=config.evaluation.fields,
         proportions=config.proportions.model_dump(),
     )
-    add(
-        fitted,
-        (f"classifiers/{name}",),
-        f"{name}: fit classifiers of localization",
+    add(fitted, (f"classifiers/{name}",), f"{name}: fit classifiers of localization",
         lambda j: classifiers.create_classifiers(j, name),
-        lambda j: len(j.settings),
-    )
+        lambda j: len(j.settings))  # fmt: skip
     told = [
         named("predict", f"{name}/{plate}", [fitted, features])
         for plate, features in zip(ranges, embed, strict=True)
@@ -384,33 +380,19 @@ def _add_model(
             partial(_shard, plate=plate),
         )
     made = named("proportions", name, told)
-    add(
-        made,
-        (f"proportions/{name}",),
-        f"{name}: proportions of each protein",
+    add(made, (f"proportions/{name}",), f"{name}: proportions of each protein",
         lambda j: proportions.create_proportions(j, name),
-        lambda j: len(j.proteins),
-        lambda _: proportions.PROTEINS_A_UNIT,
-    )
+        lambda j: len(j.proteins), lambda _: proportions.PROTEINS_A_UNIT)  # fmt: skip
     trusted = named("reliability", name, told)
     add(trusted, (f"reliability/{name}",), f"{name}: whether the softmax can be believed",
         lambda j: reliability.create_reliability(j, name))  # fmt: skip
     spread = named("pooled", name, [made], min_cells=config.shifts.min_cells)
-    add(
-        spread,
-        (f"pooled/{name}",),
-        f"{name}: what proteins say of chance",
-        lambda j: shifts.create_pooled(j, name),
-    )
+    add(spread, (f"pooled/{name}",), f"{name}: what proteins say of chance",
+        lambda j: shifts.create_pooled(j, name))  # fmt: skip
     moved = named("shifts", name, [spread], seed=config.seed, shifts=config.shifts.model_dump())
-    add(
-        moved,
-        (f"shifts/{name}",),
-        f"{name}: shifts against original, tested",
+    add(moved, (f"shifts/{name}",), f"{name}: shifts against original, tested",
         lambda j: shifts.create_shifts(j, name),
-        lambda j: len(j.proteins),
-        lambda _: shifts.PROTEINS_A_UNIT,
-    )
+        lambda j: len(j.proteins), lambda _: shifts.PROTEINS_A_UNIT)  # fmt: skip
     # into the shifts' node: a rate of discoveries needs the p of all units
     add(named("discoveries", name, [moved]), (), f"{name}: shifts that are discoveries")
 
