@@ -12,11 +12,12 @@ from click.testing import CliRunner
 from screens import config_of, plates_config, write_plate_screen
 from test_run import Counter
 
-from bgscale import open_results, pipeline
+from bgscale import open_results
 from bgscale.cli import main
 from bgscale.config import RunConfig, template
 from bgscale.distribute.lock import held
 from bgscale.errors import InputError, UnitError
+from bgscale.pipeline import stage as stage_module
 from bgscale.run import Run
 from bgscale.schema import Missing, Reason
 
@@ -28,7 +29,7 @@ def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def cursed(monkeypatch: pytest.MonkeyPatch, stage: str, start: int) -> None:
     """Let the unit of a stage raise."""
-    work = pipeline._WORK[stage.partition("/")[0]]
+    work = stage_module._WORK[stage.partition("/")[0]]
 
     def fail(job: Any, unit: Any) -> Any:
         if unit.stage == stage and unit.start == start:
@@ -36,7 +37,7 @@ def cursed(monkeypatch: pytest.MonkeyPatch, stage: str, start: int) -> None:
             raise MemoryError(msg)
         return work(job, unit)
 
-    monkeypatch.setitem(pipeline._WORK, stage.partition("/")[0], fail)
+    monkeypatch.setitem(stage_module._WORK, stage.partition("/")[0], fail)
 
 
 @pytest.mark.parametrize("stage", ["segment/P1", "measure/P1", "cut/P1"])
