@@ -247,7 +247,7 @@ def table(
             fits = dataset["converged"].transpose(*ACCURACY_DIMS).values[s, :, :, backgrounds]
             converged[s] = fits[use].mean()
             if converged[s] < 1:
-                stopped = f"{1 - converged[s]:.1%} of the fits stopped at the iteration limit"
+                stopped = f"{1 - converged[s]:.1%} of the fits have not converged"
                 notes.append(f"{setting}: {stopped}")
 
     valued = np.isfinite(means)

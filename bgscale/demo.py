@@ -19,6 +19,7 @@ from bgscale.progress import Narrator
 from bgscale.quality import summarise
 from bgscale.results import open_results
 from bgscale.run import Outcome, Run, train_model
+from bgscale.shifted import shift_line, shift_shares
 from bgscale.simulate import ScreenSpec, write_crops, write_plates
 from bgscale.simulate.spec import SAME_STRAIN
 from bgscale.summary import field_table, most_shifted, node, shift_summary, tables
@@ -143,7 +144,8 @@ def _report(folder: Path, store: Path, tell: Callable[[str], None]) -> None:
         print(f"most shifted proteins, {setting} against original, {fit} classifier")
         shifted = most_shifted(tree, MODEL, setting=setting, fit=fit)
         with pd.option_context("display.width", 160, "display.max_columns", None):
-            print(shifted.round(3).to_string(index=False), "\n")
+            print(shifted.round(3).to_string(index=False))
+        print(shift_line(shift_shares(tree, MODEL, setting=setting, fit=fit)), "\n")
     for line in planted(tree, folder / "screen" / "truth" / "proportions.csv"):
         print(line)
     figures = {

@@ -108,19 +108,24 @@ def format_shifts(frame: pd.DataFrame, shares: dict[str, Any], *, count: int, ti
         table = shown.drop(columns=["reason"]).round(4)
         with pd.option_context("display.width", 200, "display.max_columns", None):
             lines.append(table.to_string())
-    untested = ", ".join(f"{n} {reason}" for reason, n in shares["untested"].items())
-    lines.append(
-        f"{shares['tested']} of {shares['proteins']} proteins tested"
-        + (f" (not: {untested})" if untested else "")
-    )
-    if shares["tested"]:
-        lines.append(
-            f"significantly shifted {shares['share_significant']:.1%}, significantly and "
-            f"substantially {shares['share_significant_and_substantial']:.1%}; KL above "
-            f"{shares['large_kl']} nat, untested as in the paper: "
-            f"{shares['share_with_large_kl']:.1%}"
-        )
+    lines.append(shift_line(shares))
     return "\n".join(lines) + "\n"
+
+
+def shift_line(shares: dict[str, Any]) -> str:
+    """Return how many proteins are shifted, as text."""
+    untested = ", ".join(f"{n} {reason}" for reason, n in shares["untested"].items())
+    line = f"{shares['tested']} of {shares['proteins']} proteins tested"
+    if untested:
+        line += f" (not: {untested})"
+    if not shares["tested"]:
+        return line
+    return (
+        f"{line}: significantly shifted {shares['share_significant']:.1%}, significantly and "
+        f"substantially {shares['share_significant_and_substantial']:.1%}\n"
+        f"KL above {shares['large_kl']} nat, untested as in the paper: "
+        f"{shares['share_with_large_kl']:.1%}"
+    )
 
 
 def _chosen(tree: xr.DataTree, model: str, setting: str, fit: str) -> xr.Dataset:

@@ -129,8 +129,9 @@ def most_shifted(
     Returns
     -------
     DataFrame
-        protein, label (its classes), n_cells, kl (nats), total_variation, and the largest loss and
-        gain among the localizations. How much of a shift is chance is not said here.
+        protein, label (its classes), n_cells, kl (nats), total_variation, q (false discovery rate
+        at which the shift is significant) and q_substantial (the same, of being substantial), and
+        the largest loss and gain among the localizations.
     """
     shifts = node(tree, "shifts", model).sel(fit=fit, setting=setting)
     made = node(tree, "proportions", model).sel(fit=fit)
@@ -150,7 +151,10 @@ def most_shifted(
                 "label": ";".join(own["localization"].to_numpy()[own.to_numpy()]) or "none",
                 "n_cells": int(made["n_cells"].sel(setting=setting, protein=protein)),
                 "kl": float(value),
-                "total_variation": float(shifts["total_variation"].sel(protein=protein)),
+                **{
+                    name: float(shifts[name].sel(protein=protein))
+                    for name in ("total_variation", "q", "q_substantial")
+                },
                 "from": f"{down} {original.sel(localization=down):.2f}"
                 f" -> {changed.sel(localization=down):.2f}",
                 "to": f"{up} {original.sel(localization=up):.2f}"

@@ -102,6 +102,18 @@ def test_a_wider_gap_is_reached_earlier_and_no_steps_are_said():
     assert wide.converged.all()
 
 
+@pytest.mark.parametrize("seed", [6, 9, 30])
+def test_features_of_few_dimensions_and_a_large_scale_converge(seed):
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(200, 12))
+    latent[100:, 0] += 1.5
+    mixed = latent @ rng.normal(size=(12, 64)) + rng.normal(size=64)
+    features = 3 * np.maximum(mixed, 0) + 0.05 * rng.normal(size=mixed.shape)
+    found = hyperplanes(*of_pair(features[:100], features[100:]), penalty=1.0)
+    assert found.converged.all()
+    assert found.steps.max() < 25
+
+
 def test_fits_that_run_out_of_steps_say_so(monkeypatch):
     monkeypatch.setattr(interior, "MAX_STEPS", 3)
     features, in_b, train = of_pair(*problem(0.2))
