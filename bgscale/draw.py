@@ -24,6 +24,8 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
+MANY = 2048
+"""Counters from which on a compiled loop pays; it takes a second to load."""
 
 
 def digest64(*parts: object) -> int:
@@ -55,6 +57,13 @@ def philox(key: int, counter: UInt64Array, stream: int = 0) -> UInt32Array:
     array (n, 4), uint32
     """
     counter = np.atleast_1d(np.asarray(counter, np.uint64))
+    if len(counter) >= MANY:
+        from bgscale import draw_kernel
+
+        out = np.empty((len(counter), 4), np.uint32)
+        both = np.uint64(key), np.uint64(stream)
+        draw_kernel.philox(out, np.ascontiguousarray(counter), *both, _ROUNDS)
+        return out
     c0, c1 = counter & _LOW, counter >> _SHIFT
     c2 = np.full_like(counter, stream & 0xFFFFFFFF)
     c3 = np.full_like(counter, (stream >> 32) & 0xFFFFFFFF)

@@ -33,6 +33,13 @@ def test_philox_gives_the_known_answers_of_random123(name):
     assert got[0].tolist() == list(expected)
 
 
+def test_many_counters_at_once_give_what_few_give():
+    counter = np.arange(2 * draw.MANY + 5, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    key, stream = 2**64 - 5, (7 << 32) + 9
+    few = [draw.philox(key, counter[i : i + 100], stream) for i in range(0, len(counter), 100)]
+    np.testing.assert_array_equal(draw.philox(key, counter, stream), np.concatenate(few))
+
+
 def test_words_are_the_two_low_words_of_the_block():
     ids = np.arange(3, dtype=np.uint64)
     block = draw.philox(draw.digest64(4, "p"), ids, 2)

@@ -131,8 +131,7 @@ def fit_published(
 ) -> Classifier:
     """Fit as published: a few epochs of Adam on raw features, without a penalty.
 
-    Classes are as common as their cells are. `converged` says, as of the other fit, whether the
-    gradient fell below `TOLERANCE`; it will not have.
+    Classes are as common as their cells are. It is not `converged`: it ends with its epochs.
 
     Parameters
     ----------
@@ -151,21 +150,18 @@ def fit_published(
     """
     from bgscale.proportions.published import adam
 
-    x, classes, code, w = _training(features, targets, weights, n_localizations, 0.0)
+    x, classes, code, w = _training(features, targets, weights, n_localizations, 0.0, np.float32)
     if (w != np.rint(w)).any():
         msg = f"weights such as {w[w != np.rint(w)][0]}: how often a cell is shown is an integer"
         raise InputError(msg)
-    design = np.ones((x.shape[1] + 1, len(x)))
-    design[:-1] = x.T
-    cells = np.ascontiguousarray(x, np.float32), code.astype(np.int64), w.astype(np.int64)
+    cells = np.ascontiguousarray(x), code.astype(np.int64), w.astype(np.int64)
     with one_thread():
         theta, steps = adam(*cells, classes=len(classes), seed=seed)
-        _, gradient = _loss(theta.astype(np.float64).ravel(), design, code, w / w.sum(), 0.0)
     coef = np.zeros((n_localizations, x.shape[1]))
     intercept = np.full(n_localizations, -np.inf)
     coef[classes], intercept[classes] = theta[:, :-1], theta[:, -1]
     plain = np.zeros(x.shape[1]), np.ones(x.shape[1])
-    return Classifier(coef, intercept, *plain, bool(np.abs(gradient).max() <= TOLERANCE), steps)
+    return Classifier(coef, intercept, *plain, False, steps)  # noqa: FBT003
 
 
 def _training(
@@ -174,9 +170,10 @@ def _training(
     weights: npt.ArrayLike | None,
     n_localizations: int,
     penalty: float,
-) -> tuple[FloatArray, IntArray, IntArray, FloatArray]:
+    dtype: type[np.floating[Any]] = np.float64,
+) -> tuple[npt.NDArray[Any], IntArray, IntArray, FloatArray]:
     """Return features, classes, class codes and weights of the cells that count, checked."""
-    x = finite(features, "training features")
+    x = finite(features, "training features", dtype)
     t = np.asarray(targets, np.int64)
     w = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
     weighted = w.shape == (len(x),) and bool((np.isfinite(w) & (w >= 0)).all())
@@ -189,7 +186,8 @@ def _training(
     if t.size and not 0 <= t.min() <= t.max() < n_localizations:
         msg = f"targets run from {t.min()} to {t.max()}, expected 0 to {n_localizations - 1}"
         raise InputError(msg)
-    x, t, w = x[w > 0], t[w > 0], w[w > 0]
+    if not (w > 0).all():
+        x, t, w = x[w > 0], t[w > 0], w[w > 0]
     classes, code = np.unique(t, return_inverse=True)
     if len(classes) < 2:
         msg = f"training cells show {len(classes)} localization(s), need 2: add other proteins"
@@ -282,15 +280,17 @@ def one_thread() -> AbstractContextManager[Any]:
     return limit
 
 
-def finite(features: npt.ArrayLike, what: str) -> FloatArray:
-    """Return features (cell, feature) as float64.
+def finite(
+    features: npt.ArrayLike, what: str, dtype: type[np.floating[Any]] = np.float64
+) -> npt.NDArray[Any]:
+    """Return features (cell, feature) as float64, or as `dtype`.
 
     Raises
     ------
     InputError
         Another shape, or a value that is NaN or infinite; `what` says whose.
     """
-    x = np.asarray(features, np.float64)
+    x = np.asarray(features, dtype)
     if x.ndim != 2:
         msg = f"{what} have shape {x.shape}, expected (cell, feature)"
         raise InputError(msg)
