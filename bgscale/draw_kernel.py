@@ -1,10 +1,9 @@
 """Philox4x32-10, compiled: one pass over many counters; numpy makes some hundred for it."""
 
-from typing import Any
-
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from bgscale.compiled import compiled
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
@@ -33,12 +32,4 @@ def _philox(
         out[i, 2], out[i, 3] = np.uint32(c2), np.uint32(c3)
 
 
-def _compiled(function: Any) -> Any:
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        # nowhere to keep it: a read-only installation without a home
-        return numba.njit(nogil=True)(function)
-
-
-philox = _compiled(_philox)
+philox = compiled(_philox)

@@ -11,6 +11,7 @@ from screens import config_of, screen_section, write_screen
 from bgscale import open_results
 from bgscale.config import RunConfig
 from bgscale.run import Run, train_model
+from bgscale.shifted import shift_shares
 from bgscale.summary import tables
 
 LOCALIZATIONS = (
@@ -58,6 +59,8 @@ def test_in_real_wells_the_background_helps_and_harms(real_wells: tuple[RunConfi
     gap = table.sel(contrast="same - different")
     assert float(gap["difference"]) > 0.05
     assert float(gap["difference_low"]) > 0
+    shares = shift_shares(open_results(real_wells[0].store), "tiny", setting="different")
+    assert shares["share_significant_and_substantial"] > 0.25
 
 
 @pytest.mark.slow
@@ -67,6 +70,10 @@ def test_in_a_mixed_culture_the_background_tells_nothing(tmp_path: Path) -> None
     assert float(table["mean"].sel(setting="original")) > 0.85
     gap = table.sel(contrast="same - different")
     assert float(gap["difference_low"]) <= 0 <= float(gap["difference_high"])
+    for setting in ("same", "different"):
+        shares = shift_shares(open_results(config.store), "tiny", setting=setting)
+        assert shares["tested"] == shares["proteins"]
+        assert shares["share_significant"] < 0.1
 
 
 @pytest.mark.slow

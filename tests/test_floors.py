@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "bgscale"
 
 FLOORS = [
-    ["errors", "schema", "registry", "draw", "draw_kernel", "sections", "places"],
+    ["errors", "schema", "registry", "compiled", "draw", "draw_kernel", "sections", "places"],
     ["models", "config", "accuracy", "intervals"],
     [
         "segment",

@@ -10,12 +10,12 @@ References
 Kingma & Ba (2015), Adam: a method for stochastic optimization. ICLR.
 """
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from bgscale.compiled import compiled
 from bgscale.draw import words
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -88,17 +88,8 @@ def _epoch(
                 theta[k, d] -= step * first[k, d] / (np.sqrt(second[k, d]) / root + epsilon)
 
 
-def _compiled(function: Any) -> Any:
-    # sums may be reordered, so that they use whole registers: the same order on every run
-    how: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
-    try:
-        return numba.njit(cache=True, **how)(function)
-    except RuntimeError:
-        # nowhere to keep it: a read-only installation without a home
-        return numba.njit(**how)(function)
-
-
-epoch = _compiled(_epoch)
+# sums may be reordered, so that they use whole registers: the same order on every run
+epoch = compiled(_epoch, fastmath={"reassoc", "contract", "nsz"})
 
 
 def first_weights(classes: int, features: int, seed: int) -> FloatArray:

@@ -6,10 +6,10 @@ size of the crops for it. No fused multiply-add: the values are those of numpy, 
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from bgscale.compiled import compiled
 from bgscale.schema import CENTRE_CELL
 
 _CENTRE = np.uint8(CENTRE_CELL)
@@ -55,12 +55,4 @@ def _swapped(
                     target[p] = np.float32(centre[p]) if own[p] == _CENTRE else value
 
 
-def _compiled(function: Any) -> Any:
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:
-        # nowhere to keep it: a read-only installation without a home
-        return numba.njit(nogil=True)(function)
-
-
-swapped = _compiled(_swapped)
+swapped = compiled(_swapped)
