@@ -38,7 +38,7 @@ def trained(folder: Path, scaling: str, **changes: object) -> tuple[RunConfig, P
         models={"tiny": {"weights": str(folder / "tiny.safetensors")}},
         donors={"windows_per_class": 120},
         classification={"crops_per_class": 100},
-        proportions={"replicates": 0},
+        proportions={"replicates": 5},
         training={"epochs": 20, "threads": 2},
         shard_cells=0,
     )
@@ -73,7 +73,8 @@ def test_in_a_mixed_culture_the_background_tells_nothing(tmp_path: Path) -> None
     for setting in ("same", "different"):
         shares = shift_shares(open_results(config.store), "tiny", setting=setting)
         assert shares["tested"] == shares["proteins"]
-        assert shares["share_significant"] < 0.1
+        # a seam is there whatever the background, and may be significant
+        assert shares["share_significant_and_substantial"] < 0.1
 
 
 @pytest.mark.slow
