@@ -185,7 +185,7 @@ def test_fits_that_stopped_early_are_counted_where_they_are_used(four):
     converged[2, 0, 1, 3] = False  # on c
     t = table(accuracy_dataset(four["accuracy"].values, converged, **arguments))
     assert value(t, "converged", setting="different") == pytest.approx(11 / 12)
-    assert "different: 8.3% of the fits stopped" in t.attrs["note"]
+    assert "different: 8.3% of the fits have not converged" in t.attrs["note"]
 
 
 def test_a_sweep_goes_through_to_a_table():

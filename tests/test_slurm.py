@@ -93,6 +93,8 @@ class Submitted:
     def let_start(self) -> None:
         """Start a job that was put back into the queue; SLURM would hold it for two minutes."""
         self.wait_for_state("PENDING")
+        # nodes that still end the last turn fail one that starts beside it
+        self.slurm.wait(lambda: "comp" not in self.slurm.run("sinfo", "-hN", "-o", "%t").split())
         self.slurm.run("scontrol", "update", f"jobid={self.number}", "StartTime=now")
 
 
