@@ -16,13 +16,19 @@ from bgscale.cli import main
 from bgscale.distribute.listener import Silent
 from bgscale.distribute.units import Unit
 from bgscale.errors import InputError
-from bgscale.proportions import ShiftReason, false_discovery
+from bgscale.proportions import (
+    ShiftReason,
+    confusion_by_background,
+    correct_among_own,
+    false_discovery,
+    sum_by_background,
+)
 from bgscale.run import Run
 from bgscale.shifted import shift_shares, shifted
-from bgscale.stages import proportions, shifts
+from bgscale.stages import pooling, proportions, shifts
 
 SIZES: dict[str, Any] = {
-    "settings": ["original", "same", "masked"],
+    "settings": ["original", "same", "different", "masked"],
     "proportions": {"folds": 3, "replicates": 3},
     "classification": {"crops_per_class": 5},
 }
@@ -94,11 +100,38 @@ def test_bounds_stand_beside_their_estimates(store: Path) -> None:
     assert ds.attrs["method"]["tau"] == 0.1
 
 
+def test_confusions_by_background_are_those_of_single_class_cells_under_different(
+    store: Path,
+) -> None:
+    tree = open_results(store)
+    labels = tree["proteins"]["label"].to_numpy()
+    single = np.where(labels.sum(1) == 1, labels.argmax(1), -1)
+    counts, sums = 0, np.zeros(())
+    for plate in tree["plates"].children:
+        p = tree[f"plates/{plate}/predictions/tiny/probability"].sel(
+            fit="fixed", setting="different"
+        )
+        donor = tree[f"plates/{plate}/embeddings/tiny/donor_class"].sel(setting="different")
+        own = single[tree[f"plates/{plate}/cells/protein"].to_numpy()]
+        n, found = sum_by_background(p.to_numpy(), own, donor.to_numpy())
+        counts, sums = counts + n, sums + found
+    pooled = tree["pooled/tiny"].to_dataset(inherit=False).load()
+    own = pooled["confusion"].sel(fit="fixed", setting="original").to_numpy()
+    expected = confusion_by_background(np.asarray(counts), sums, own)
+    assert np.diag(counts).sum() == 0 < np.asarray(counts).sum()
+    np.testing.assert_allclose(pooled["background_confusion"], expected, atol=1e-6)
+    ds = dataset(store)
+    mean, corrected = (ds[v].sel(fit="fixed") for v in ("proportion", "corrected"))
+    for i in np.flatnonzero(ds["n_cells"][0, 0] >= 20):
+        best, _ = correct_among_own(mean.sel(setting="original")[i], expected)
+        np.testing.assert_allclose(corrected.sel(setting="original")[i], best, atol=1e-3)
+
+
 def test_units_and_shards_of_proteins_change_nothing(
     screen: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shifts, "PROTEINS_A_UNIT", 3)
-    monkeypatch.setattr(proportions, "PROTEINS_A_UNIT", 3)
+    for module in (pooling, proportions, shifts):
+        monkeypatch.setattr(module, "PROTEINS_A_UNIT", 3)
     config = config_of(screen, tmp_path, **SIZES)
     Run.from_config(config).execute()
     for node in ("shifts/tiny", "pooled/tiny"):

@@ -9,6 +9,7 @@ from bgscale.stages import (
     classification,
     classifiers,
     embedding,
+    pooling,
     predictions,
     proportions,
     reliability,
@@ -134,7 +135,7 @@ def _add_proportions(
         pooled,
         (f"pooled/{name}",),
         f"{name}: what proteins say of chance",
-        lambda j: shifts.create_pooled(j, name),
+        lambda j: pooling.create_pooled(j, name),
     )
     tested = order.named(
         "shifts", name, [pooled], seed=config.seed, shifts=config.shifts.model_dump()
@@ -145,7 +146,7 @@ def _add_proportions(
         f"{name}: shifts against original, tested",
         lambda j: shifts.create_shifts(j, name),
         lambda j: len(j.proteins),
-        lambda _: shifts.PROTEINS_A_UNIT,
+        lambda _: pooling.PROTEINS_A_UNIT,
     )
     # into the shifts' node: a rate of discoveries needs the p of all units
     found = order.named("discoveries", name, [tested])

@@ -15,6 +15,7 @@ from bgscale.stages import (
     embedding,
     fields,
     gathering,
+    pooling,
     predictions,
     proportions,
     reliability,
@@ -38,11 +39,11 @@ VERSIONS = {
     "evaluate": 3,
     "controls": 1,
     "classifiers": 1,
-    "predict": 1,
+    "predict": 2,
     "proportions": 2,
     "reliability": 1,
-    "pooled": 1,
-    "shifts": 2,
+    "pooled": 2,
+    "shifts": 3,
     "discoveries": 1,
 }
 """Raised when the code of a stage starts to give other values."""
@@ -71,7 +72,7 @@ _WORK: dict[str, Callable[[Job, Unit], cells.Done]] = {
     "predict": predictions.predict,
     "proportions": proportions.proportions,
     "reliability": reliability.reliability,
-    "pooled": shifts.pooled,
+    "pooled": pooling.pooled,
     "shifts": shifts.shifts,
     "discoveries": shifts.discoveries,
 }

@@ -10,6 +10,11 @@ protein, enters integer sums by protein and field; blocks of cells are added in 
 same bits, and no later question needs a feature or an image again.
 """
 
+from bgscale.proportions.backgrounds import (
+    confusion_by_background,
+    correct_among_own,
+    sum_by_background,
+)
 from bgscale.proportions.classifier import (
     MAX_ITERATIONS,
     PENALTY,
@@ -112,6 +117,8 @@ __all__ = [
     "assign_folds",
     "classifier_covariance",
     "confusion",
+    "confusion_by_background",
+    "correct_among_own",
     "correct_proportions",
     "corrected_interval",
     "count_reliability",
@@ -139,6 +146,7 @@ __all__ = [
     "score_settings",
     "shift_moments",
     "stack",
+    "sum_by_background",
     "summary",
     "total_variation",
     "variance_factor",

@@ -5,7 +5,7 @@ differs by fields, cells and classifier. What share of cells *is* where differs 
 protein looks quite like its class: how far proteins of one class differ is seen in the confusion.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -71,6 +71,10 @@ class Confusions:
     mean: FloatArray
     deviation: tuple[FloatArray, ...]
     replicates: FloatArray
+
+    def moved_to(self, mean: FloatArray) -> "Confusions":
+        """Return the same spread about the confusions of one protein's own cells."""
+        return replace(self, mean=mean, replicates=self.replicates + (mean - self.mean))
 
 
 def gather_confusions(
@@ -159,13 +163,6 @@ def corrected_interval(
     Returns
     -------
     low, high : arrays (localization,), float64
-
-    Notes
-    -----
-    In `benchmarks/calibration.py` they hold 91-97% of planted shares where the model does not see
-    the background (as under `masked`), and 77-93% where it does, least with many cells: a cell of
-    one label among neighbours of another is not confused as the cells of its class are, and no
-    protein of one label shows by how much.
     """
     k = len(mean)
     seed, purpose = digest64(*key), "corrected"

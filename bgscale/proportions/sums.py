@@ -174,21 +174,21 @@ def accumulate(
     columns: list[list[IntArray]] = []
     for s in range(n_settings):
         here = _softmax(p[s, order], seen[s])
-        again = _steps(_softmax(r[s][:, order].swapaxes(0, 1), seen[s]))
+        again = in_steps(_softmax(r[s][:, order].swapaxes(0, 1), seen[s]))
         if s == 0:
             original, original_again = here, again
         both = (seen[s] & seen[0]).astype(np.int64)
         mask = both[:, None]
         delta = (here - original) * mask
         cross = np.empty((len(by_protein), k, k), np.int64)
-        cross[:, *upper] = _sum(_steps(delta[:, upper[0]] * delta[:, upper[1]]), by_protein)
+        cross[:, *upper] = _sum(in_steps(delta[:, upper[0]] * delta[:, upper[1]]), by_protein)
         cross.swapaxes(1, 2)[:, *upper] = cross[:, *upper]
         columns.append(
             [
                 _sum(both, by_group),
-                _sum(_steps(here) * mask, by_group),
-                _sum(_steps(original) * mask, by_group),
-                _sum(_steps(here * here) * mask, by_protein),
+                _sum(in_steps(here) * mask, by_group),
+                _sum(in_steps(original) * mask, by_group),
+                _sum(in_steps(here * here) * mask, by_protein),
                 cross,
                 _sum(again * mask[:, None], by_protein),
                 _sum(original_again * mask[:, None], by_protein),
@@ -203,8 +203,8 @@ def in_units(sums: IntArray) -> FloatArray:
     return sums / SUM_SCALE
 
 
-def _steps(values: FloatArray) -> IntArray:
-    """Round every cell's value to a step, before any sum: integers add in any order."""
+def in_steps(values: FloatArray) -> IntArray:
+    """Round each cell's value to a step, before any sum: integers add in any order."""
     return np.rint(values * SUM_SCALE).astype(np.int64)
 
 

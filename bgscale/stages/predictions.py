@@ -26,6 +26,8 @@ SLOTS_A_CHUNK = 8
 """Slots that are read together: a protein lies in one, or two, of a shard's chunks."""
 NONE = -1
 """Code of a slot that nothing lies in."""
+ON_ANOTHER = "different"
+"""The setting whose cells tell how a class is confused on the background of another."""
 _KEYS = ("protein", "field_protein", "field")
 _BY_FIELD = ("n", "sums", "baseline")
 
@@ -135,6 +137,22 @@ def create_predictions(job: Job, name: str, plate: str) -> None:
             chunk={"shard": 1, slot: SLOTS_A_CHUNK}, shard={"shard": 1}, units=units,
             long_name=text,
         )  # fmt: skip
+    if ON_ANOTHER in job.config.settings:
+        _create_by_background(job, node, shards)
+
+
+def _create_by_background(job: Job, node: str, shards: dict[str, int]) -> None:
+    """Create the sums by class of the cell and of its background."""
+    k, whom = len(job.classes), f"single-class proteins under {ON_ANOTHER}"
+    pair = {**shards, "localization_true": k, "localization_background": k}
+    job.store.create_array(
+        f"{node}/sums/background_n", pair, "int64", chunk={"shard": 1}, units="1",
+        long_name=f"cells of {whom}, by class of their background",
+    )  # fmt: skip
+    job.store.create_array(
+        f"{node}/sums/background_sums", {**pair, "localization": k}, "int64", chunk={"shard": 1},
+        units=f"1/{kernels.SUM_SCALE}", long_name=f"sum of p of the fixed classifier, of {whom}",
+    )  # fmt: skip
 
 
 def predict(job: Job, unit: Unit) -> Done:
@@ -169,6 +187,12 @@ def predict(job: Job, unit: Unit) -> Done:
     shard = unit.start // shard_cells(job, len(table.cells))
     for variable, values in _in_slots(job, f"{node}/sums", states, counts).items():
         files += store.write(f"{node}/sums/{variable}", [(shard, shard + 1)], values[None])
+    if ON_ANOTHER in job.config.settings:
+        s = job.config.settings.index(ON_ANOTHER)
+        lent = store.read(f"plates/{plate}/embeddings/{name}/donor_class", here, s)[cells]
+        by = kernels.sum_by_background(probability[FITS.index("fixed"), s], target, lent)
+        for variable, values in zip(("background_n", "background_sums"), by, strict=True):
+            files += store.write(f"{node}/sums/{variable}", [(shard, shard + 1)], values[None])
     return files, {"cells": len(cells)}
 
 

@@ -1,12 +1,9 @@
 """Experiment 2: how the proportions of each protein move between settings, and what is chance.
 
-Three stages. *Pooled* gathers what single proteins cannot tell: the spread between fields and the
-confusions of localizations; it reads all sums once, some proteins at a time. *Shifts* tests the
-proteins of a unit. *Discoveries* needs every p: the false discovery rate over proteins.
+*Shifts* tests the proteins of a unit, with what `pooling` has gathered over all of them.
+*Discoveries* needs every p: the false discovery rate over proteins.
 """
 
-from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,150 +11,18 @@ import numpy.typing as npt
 
 from bgscale import proportions as kernels
 from bgscale.distribute.units import Unit
-from bgscale.proportions import Confusions, Moments, Pooled, ProportionState, ShiftReason
+from bgscale.proportions import Confusions, Pooled, ProportionState, ShiftReason
 from bgscale.proportions.classifier import one_thread
 from bgscale.stages.cells import Done
 from bgscale.stages.classifiers import FITS
 from bgscale.stages.embedding import provenance
 from bgscale.stages.job import Job
+from bgscale.stages.pooling import POOLED, PROTEINS_A_UNIT, read_state, single_labels
+from bgscale.stages.predictions import ON_ANOTHER
 
-PROTEINS_A_UNIT = 64
 _NAN = float("nan")
-_POOLED = ("correlation", "df", "scale")
 
 Floats = npt.NDArray[np.float64]
-
-
-def read_state(
-    job: Job, name: str, f: int, start: int = 0, stop: int | None = None
-) -> ProportionState:
-    """Return the sums of one fit, over all proteins or those of a range."""
-    node, span = f"proportions/{name}", slice(start, stop)
-    field = job.store.read(f"{node}/field", f, 0, span)
-    protein, slot = np.nonzero(field >= 0)
-    group = np.stack([protein + start, field[protein, slot]], axis=1).astype(np.int64)
-    seen = np.unique(protein)
-    by_group = (
-        job.store.read(f"{node}/{v}", f, slice(None), span)[:, protein, slot]
-        for v in ("n", "sums", "baseline")
-    )
-    by_protein = (
-        job.store.read(f"{node}/{v}", f, slice(None), span)[:, seen]
-        for v in ("squares", "cross", "replicate_sums", "replicate_baseline")
-    )
-    return ProportionState(seen + start, group, *by_group, *by_protein)
-
-
-def single_labels(job: Job) -> npt.NDArray[np.int64]:
-    """Return the localization of each protein that has just one; -1 for the others."""
-    return np.where(job.labels.sum(1) == 1, job.labels.argmax(1), -1)
-
-
-def create_pooled(job: Job, name: str) -> None:
-    """Create what is pooled over proteins."""
-    store, k = job.store, len(job.classes)
-    node = f"pooled/{name}"
-    coords = {
-        "fit": FITS,
-        "setting": job.config.settings,
-        "protein": job.proteins,
-        "localization": job.classes,
-        "localization_true": job.classes,
-    }
-    store.create_group(
-        node,
-        coords=coords,
-        description="what all proteins together say of chance: spread between fields, confusions",
-        min_cells=job.config.shifts.min_cells,
-        **provenance(job, f"plates/{job.plates[0]}/embeddings/{name}"),
-    )
-    dims = {"fit": len(FITS), "setting": len(job.settings)}
-    square = {"localization_true": k, "localization": k}
-    again = {"replicate": job.config.proportions.replicates, **square}
-    by_protein = {"protein": len(job.proteins), "localization": k}
-    prior = "scaled inverse chi-square prior of a protein's spread between fields"
-    for variable, (more, text) in {
-        "shift_correlation": ({}, "correlation within fields of the cells' shifts, rho"),
-        "shift_df": ({}, f"{prior}: degrees of freedom d0, of shifts"),
-        "shift_scale": ({}, f"{prior}: scale s0, of shifts"),
-        "level_correlation": ({}, "correlation within fields of the cells' softmax, rho"),
-        "level_df": ({}, f"{prior}: degrees of freedom d0, of proportions"),
-        "level_scale": ({}, f"{prior}: scale s0, of proportions"),
-        "variance": (by_protein, "variance of the mean softmax by cells and fields"),
-        "df": (by_protein, "degrees of freedom of that variance"),
-        "confusion": (square, "out-of-fold mean softmax of cells of known class"),
-        "replicate_confusion": (again, "the same by classifier replicate"),
-    }.items():
-        store.create_array(
-            f"{node}/{variable}", {**dims, **more}, "float64", chunk={}, fill=_NAN, units="1",
-            long_name=text,
-        )  # fmt: skip
-
-
-def pooled(job: Job, unit: Unit) -> Done:
-    """Gather over all proteins what their tests need of each other."""
-    name, store = unit.stage.split("/")[1], job.store
-    settings, k, proteins = len(job.settings), len(job.classes), len(job.proteins)
-    repeats = job.config.proportions.replicates
-    single, least = single_labels(job), job.config.shifts.min_cells
-    out: dict[str, Floats] = {}
-
-    def put(variable: str, f: int, value: Floats) -> None:
-        out.setdefault(variable, np.full((len(FITS), *value.shape), np.nan))[f] = value
-
-    for f in range(len(FITS)):
-        shift, level, seen = [], [], []
-        sums = np.zeros((settings, 1 + repeats, k, k), np.int64)
-        cells = np.zeros((settings, k), np.int64)
-        for state in _blocks(job, name, f):
-            shift.append(kernels.shift_moments(state)[0])
-            level.append(kernels.level_moments(state))
-            seen.append(state.protein)
-            target = single[state.protein]
-            total = np.add.reduceat(
-                state.sums, np.searchsorted(state.group[:, 0], state.protein), axis=1
-            )
-            for c in range(k):
-                own = target == c
-                sums[:, 0, c] += total[:, own].sum(1)
-                sums[:, 1:, c] += state.replicate_sums[:, own].sum(1)
-                cells[:, c] += level[-1].n_cells[:, own, 0].sum(1)
-        for kind, found in (("shift", shift), ("level", level)):
-            prior = kernels.pool(_joined(found), min_cells=least)
-            for part in _POOLED:
-                put(f"{kind}_{part}", f, getattr(prior, part))
-        variance, df = kernels.level_variance(_joined(level), prior)
-        codes = np.concatenate(seen)
-        for variable, values in (("variance", variance), ("df", df)):
-            whole = np.full((settings, proteins, k), np.nan)
-            whole[:, codes] = values
-            put(variable, f, whole)
-        count = np.where(cells > 0, cells, np.nan)[:, None, :, None]
-        confusions = kernels.in_units(sums) / count
-        put("confusion", f, confusions[:, 0])
-        put("replicate_confusion", f, confusions[:, 1:])
-    files = []
-    for variable, values in out.items():
-        files += store.write(f"pooled/{name}/{variable}", [(0, len(FITS))], values)
-    return files, {"proteins": proteins}
-
-
-def _blocks(job: Job, name: str, f: int) -> Iterator[ProportionState]:
-    """Yield the sums of all proteins that have cells, some at a time."""
-    for start in range(0, len(job.proteins), PROTEINS_A_UNIT):
-        stop = min(start + PROTEINS_A_UNIT, len(job.proteins))
-        state = read_state(job, name, f, start, stop)
-        if len(state.protein):
-            yield state
-
-
-def _joined(moments: list[Moments]) -> Moments:
-    """Return the moments of all proteins."""
-    parts = (
-        np.concatenate([getattr(one, field.name) for one in moments], axis=1)
-        for field in fields(Moments)
-    )
-    return Moments(*parts)
 
 
 def create_shifts(job: Job, name: str) -> None:
@@ -233,7 +98,8 @@ _BY_LOCALIZATION = {
     "proportion": "mean softmax over the protein's cells",
     "proportion_low": "lower bound of the mean softmax of fresh fields, 95%",
     "proportion_high": "upper bound of the mean softmax of fresh fields, 95%",
-    "corrected": "proportions corrected by the setting's own confusions",
+    "corrected": "proportions corrected by the setting's own confusions; under original by those "
+    "of cells among the protein's own",
     "corrected_low": "lower bound of the corrected proportion, 95%",
     "corrected_high": "upper bound of the corrected proportion, 95%",
 }
@@ -285,7 +151,7 @@ def _test(
 ) -> None:
     """Fill in divergences, tests and their reasons: (setting, protein)."""
     section = job.config.shifts
-    prior = Pooled(*(job.store.read(f"pooled/{name}/shift_{part}", f) for part in _POOLED))
+    prior = Pooled(*(job.store.read(f"pooled/{name}/shift_{part}", f) for part in POOLED))
     found = kernels.estimate_shifts(state, prior, min_cells=section.min_cells)
     final = found.proportions
     out["kl"][:] = kernels.kl_divergence(final.baseline, final.mean)
@@ -320,23 +186,39 @@ def _bound(
     out["proportion_low"][enough], out["proportion_high"][enough] = low[enough], high[enough]
     again = kernels.in_units(state.replicate_sums)
     again /= np.maximum(out["n_cells"], 1)[..., None, None]
+    by_background = _by_background(job, name)
     for s, setting in enumerate(job.config.settings):
         confusions = _confusions(job, name, f, s)
         if not np.isfinite(confusions.mean).all(1).any():
             continue
+        of_protein = dict.fromkeys(range(len(state.protein)), confusions)
         out["corrected"][s] = kernels.correct_proportions(out["proportion"][s], confusions.mean)
-        for i in np.flatnonzero(enough[s]):
+        if setting == "original" and by_background is not None:
+            # the one setting in which a protein's cells are among their own
+            for i in np.flatnonzero(np.isfinite(out["proportion"][s]).all(1)).tolist():
+                out["corrected"][s, i], seen = kernels.correct_among_own(
+                    out["proportion"][s, i], by_background
+                )
+                of_protein[i] = confusions.moved_to(seen)
+        for i in np.flatnonzero(enough[s]).tolist():
             protein = job.proteins[state.protein[i]]
             low, high = kernels.corrected_interval(
                 out["proportion"][s, i],
                 out["corrected"][s, i],
                 variance[s, i],
                 again[s, i],
-                confusions,
+                of_protein[i],
                 key=(job.config.seed, name, FITS[f], setting, protein),
                 draws=section.corrected_draws,
             )
             out["corrected_low"][s, i], out["corrected_high"][s, i] = low, high
+
+
+def _by_background(job: Job, name: str) -> Floats | None:
+    """Return the confusions by class of the background, where there are any."""
+    if ON_ANOTHER not in job.config.settings:
+        return None
+    return np.asarray(job.store.read(f"pooled/{name}/background_confusion"), np.float64)
 
 
 def _confusions(job: Job, name: str, f: int, s: int) -> Confusions:
