@@ -148,7 +148,7 @@ def _report(folder: Path, store: Path, tell: Callable[[str], None]) -> None:
         print(shift_line(shift_shares(tree, MODEL, setting=setting, fit=fit)), "\n")
     for line in planted(tree, folder / "screen" / "truth" / "proportions.csv"):
         print(line)
-    figures = {
+    figures: dict[str, Any] = {
         "settings.png": plot.settings(tree),
         "accuracy.png": plot.accuracy(tree, model=MODEL),
     }

@@ -41,15 +41,15 @@ def test_a_demo_of_another_kind_is_refused_and_a_half_written_one_made_anew(
 
 
 def test_the_montage_shows_every_class_under_every_setting(finished: Path, tmp_path: Path) -> None:
-    figure = plot.settings(open_results(finished))
-    assert len(figure.axes) == 4 * 5
-    path = plot.save(figure, tmp_path / "settings.png")
+    axes = plot.settings(open_results(finished))
+    assert axes.shape == (4, 5)
+    path = plot.save(axes, tmp_path / "settings.png")
     assert path.stat().st_size > 20_000
 
 
 def test_the_accuracy_plot_has_a_point_a_class_and_setting(finished: Path) -> None:
-    figure = plot.accuracy(open_results(finished), model="tiny")
-    points = [np.asarray(c.get_offsets()) for c in figure.axes[0].collections]
+    axis = plot.accuracy(open_results(finished), model="tiny")
+    points = [np.asarray(c.get_offsets()) for c in axis.collections]
     assert [len(p) for p in points] == [4] * 4
     with pytest.raises(InputError, match="did you mean 'tiny'"):
         plot.accuracy(open_results(finished), model="tinny")

@@ -237,7 +237,7 @@ def panels(figure: Figure) -> list[Axes]:
 
 def test_a_figure_has_a_panel_per_plate_and_variable_with_the_wells_in_their_places() -> None:
     dataset = summarise(pd.concat([spoiled(), plate("P2", seed=3, rows=5)]))
-    figure = plot.quality(dataset, variable=["cells", "focus", "saturated"])
+    figure = plot.quality(dataset, variable=["cells", "focus", "saturated"]).flat[0].figure
     assert [axis.get_title() for axis in panels(figure)] == ["P1"] * 3 + ["P2"] * 3
     axis = panels(figure)[0]
     shown = np.ma.filled(axis.images[0].get_array().astype(float), np.nan)
@@ -247,7 +247,7 @@ def test_a_figure_has_a_panel_per_plate_and_variable_with_the_wells_in_their_pla
 
 
 def test_the_flagged_wells_and_no_others_are_framed() -> None:
-    figure = plot.quality(summarise(spoiled()))
+    figure = plot.quality(summarise(spoiled())).flat[0].figure
     framed = {
         f"{chr(65 + round(y))}{round(x) + 1:02d}"
         for collection in panels(figure)[0].collections
