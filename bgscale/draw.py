@@ -131,6 +131,17 @@ def cell_ids(
     return _mix(parents + numbers * np.uint64(0x9E3779B97F4A7C15))
 
 
+def cell_names(ids: UInt64Array) -> list[str]:
+    """Return the names of cells: their identities in hexadecimal, the same in every export.
+
+    Examples
+    --------
+    >>> cell_names(np.array([255], np.uint64))
+    ['00000000000000ff']
+    """
+    return [f"{i:016x}" for i in ids.tolist()]
+
+
 def _mix(x: UInt64Array) -> UInt64Array:
     """Return splitmix64's finalizer of `x`, a bijection of 64 bits."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bgscale.draw import cell_names
 from bgscale.errors import InputError
 from bgscale.export.selection import Column, Progress, Selection
 from bgscale.export.target import beside, check_apart, needed
@@ -63,17 +64,6 @@ def to_anndata(
         else:
             with needed("h5py").File(part, "w") as file:
                 _write(file, selection, progress)
-
-
-def cell_names(ids: npt.NDArray[np.uint64]) -> list[str]:
-    """Return the names of cells: their identities in hexadecimal, the same in every export.
-
-    Examples
-    --------
-    >>> cell_names(np.array([255], np.uint64))
-    ['00000000000000ff']
-    """
-    return [f"{i:016x}" for i in ids.tolist()]
 
 
 def _write(root: Any, selection: Selection, progress: Progress | None) -> None:

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from bgscale import ngff
+from bgscale.asked import check_complete, pick_all, provenance
 from bgscale.config import RunConfig
+from bgscale.draw import cell_names
 from bgscale.errors import InputError
-from bgscale.export.annotated import cell_names
-from bgscale.export.asked import check_complete, pick_all, provenance
 from bgscale.export.selection import Progress
 from bgscale.export.target import beside, check_apart, needed, write_about
 from bgscale.results import Store

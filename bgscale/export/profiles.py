@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bgscale.export.annotated import cell_names
+from bgscale.draw import cell_names
 from bgscale.export.selection import Block, Progress, Selection
 from bgscale.export.target import beside, check_apart, needed, write_about
 from bgscale.schema import Missing

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bgscale.asked import check_complete, pick, pick_all, provenance
 from bgscale.errors import InputError
-from bgscale.export.asked import check_complete, pick, pick_all, provenance
 from bgscale.results import Store
 from bgscale.schema import Missing, Reason, natural
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
+from bgscale.asked import check_complete, pick, provenance
 from bgscale.errors import InputError
-from bgscale.export.asked import check_complete, pick, provenance
 from bgscale.export.target import beside, check_apart, write_about
 from bgscale.results import Store, open_results
 from bgscale.schema import OWN_BACKGROUND
