@@ -9,12 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from screens import config_of
 
+from bgscale import open_results
+from bgscale.distribute.listener import Silent
 from bgscale.models import load_model
 from bgscale.results import Store
 from bgscale.run import Run
 from bgscale.schema import CENTRE_CELL
 from bgscale.settings import SETTINGS, compose_into, scaling
 from bgscale.settings.device import composed, counts, to_device
+from bgscale.stages import embedding
 from bgscale.stages.composing import Batches, bank_of, swap
 from bgscale.stages.embedding import _read_and_draw, ahead
 from bgscale.stages.job import Job
@@ -84,7 +87,7 @@ def test_what_a_gpu_composes_is_what_a_processor_composes(job, mode, steps):
     model = load_model("tiny", overrides=changed)
     channels = job.role_indices(["cytosol", "protein"], who="")
     several = [setting for setting in SETTINGS.values() if setting.mode == mode]
-    block, drawn = _read_and_draw(job, "crops", 0, list(enumerate(several)), slice(0, 40))
+    block, drawn = _read_and_draw(job, "crops", list(enumerate(several)), slice(0, 40))
     wanted = [
         (setting, swap(block, setting, bank_of(job, setting), donors))
         for setting, donors in zip(several, drawn, strict=True)
@@ -150,7 +153,43 @@ def test_original_is_embedded_once_a_cell(small_screen, tmp_path, monkeypatch):
     assert sum(n for name, n in made if name == "original") == usable
 
 
-# reading ahead
+# reading ahead, and writing behind
+
+
+def test_several_shards_a_unit_give_the_same_and_the_next_is_made_while_one_is_written(
+    small_screen, tmp_path, finished, monkeypatch
+):
+    """As a GPU does it; the first write of a unit ends only when its second shard is embedded."""
+    monkeypatch.setattr(embedding, "shards_a_unit", lambda model: 3)
+    write, features = embedding._write, embedding.features
+    at_next, writes, done = threading.Event(), [], []
+
+    def waiting(job, node, rows, arrays):
+        writes.append(rows)
+        if len(writes) == 1:
+            assert at_next.wait(timeout=60)
+        return write(job, node, rows, arrays)
+
+    def noticed(*args):
+        if writes:
+            at_next.set()
+        return features(*args)
+
+    class Counts(Silent):
+        def unit_done(self, unit, summary):
+            if unit.stage.startswith("embed"):
+                done.append(summary["cells"])
+
+    monkeypatch.setattr(embedding, "_write", waiting)
+    monkeypatch.setattr(embedding, "features", noticed)
+    run = Run.from_config(config_of(small_screen, tmp_path))
+    run.execute(until="embed", listener=Counts())
+    assert len(writes) > len(done) == -(-len(writes) // 3)
+    assert sum(done) == store_length(run.store)
+    node = "plates/crops/embeddings/tiny"
+    first, second = (open_results(path)[node] for path in (finished, run.store.path))
+    for name in ("donor", "missing", "profile/embedding"):
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
 def test_the_next_block_is_read_while_one_is_worked_on():

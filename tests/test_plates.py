@@ -55,7 +55,7 @@ def test_the_draw_knows_the_field_of_a_cell_among_those_of_all_plates(store: Pat
     job = Job(RunConfig.from_dict(open_results(store).attrs["config"]))
     pool = job.bank("donors").pool
     for number, plate in enumerate(job.plates):
-        block, _ = _read_and_draw(job, plate, 0, [], slice(0, 30))
+        block, _ = _read_and_draw(job, plate, [], slice(0, 30))
         codes = set(block.cells.field.tolist())
         assert {job.field_names[code].split("/")[0] for code in codes} == {plate}
         assert set(job.plate_of_field[list(codes)].tolist()) == {number}

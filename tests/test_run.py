@@ -128,7 +128,7 @@ def test_other_unit_sizes_give_the_same_values(
     first, second = values_of(finished), values_of(Path(config.store))
     assert sorted(first) == sorted(second)
     by_shard = [name for name in first if "/predictions/tiny/sums/" in name]
-    assert len(by_shard) == 13
+    assert len(by_shard) == 15
     for name in set(first) - set(by_shard):
         values = first[name]
         np.testing.assert_array_equal(values, second[name], err_msg=name)

@@ -10,7 +10,7 @@ from bgscale.pipeline.found import add_crops, add_plates
 from bgscale.pipeline.models import add_model
 from bgscale.pipeline.order import Growth, Order
 from bgscale.pipeline.stage import VERSIONS, Stage, set_aside, work
-from bgscale.stages import banks, cells, embedding
+from bgscale.stages import banks, cells, grid
 from bgscale.stages.job import Job
 
 __all__ = ["VERSIONS", "Growth", "Stage", "set_aside", "stages", "work"]
@@ -74,7 +74,7 @@ def stages(job: Job, growth: Growth | None = None) -> list[Stage]:
         follows=[s.to_config() for s in job.settings],
         candidates=config.donors.candidates,
     )
-    order.add(sample, ("sample",), "a sample for the eye", embedding.create_sample)
+    order.add(sample, ("sample",), "a sample for the eye", grid.create_sample)
     for name in config.models:
         own = dict(zip(opened.plates, ranges, strict=True))
         add_model(job, name, own, bank, growth, order)

@@ -15,6 +15,7 @@ from bgscale.stages import (
     reliability,
     shifts,
 )
+from bgscale.stages import grid as grids
 from bgscale.stages.job import Job
 
 
@@ -55,7 +56,7 @@ def add_model(
             f"{name}: embed cells under all settings",
             partial(embedding.create_embeddings, name=name, plate=plate),
             partial(cell_count, plate=plate),
-            partial(shard_size, plate=plate),
+            partial(embedding.cells_a_unit, name=name, plate=plate),
         )
     _add_accuracies(job, name, bank, how, order)
     _add_proportions(job, name, dict(zip(plates, embed, strict=True)), growth, order)
@@ -69,8 +70,8 @@ def _add_accuracies(job: Job, name: str, bank: str, how: Mapping[str, Any], orde
         grid,
         (f"grid/{name}",),
         f"{name}: embed crops of experiment 1",
-        lambda j: embedding.create_grid(j, name),
-        lambda j: len(embedding.grid_problems(j)),
+        lambda j: grids.create_grid(j, name),
+        lambda j: len(grids.grid_problems(j)),
     )
     evaluate = order.named(
         "evaluate",
@@ -87,7 +88,7 @@ def _add_accuracies(job: Job, name: str, bank: str, how: Mapping[str, Any], orde
         (f"evaluation/{name}",),
         f"{name}: classify pairs of classes",
         lambda j: classification.create_evaluation(j, name),
-        lambda j: len(embedding.grid_problems(j)),
+        lambda j: len(grids.grid_problems(j)),
     )
     order.add(
         order.named("controls", name, [evaluate]),

@@ -13,8 +13,9 @@ from bgscale.models.embedding import EmbeddingModel
 from bgscale.pipeline import Stage
 from bgscale.proportions import DRAWS, N_BINS
 from bgscale.stages import banks, cells, fields
-from bgscale.stages.embedding import COMPOSED_AT_ONCE, grid_problems, model_of
+from bgscale.stages.embedding import COMPOSED_AT_ONCE, model_of, shards_a_unit
 from bgscale.stages.gathering import found_columns
+from bgscale.stages.grid import grid_problems
 from bgscale.stages.job import Job
 from bgscale.stages.proportions import PROTEINS_A_UNIT
 
@@ -197,8 +198,11 @@ def _embedded(job: Job, sizes: Sizes, model: str, plate: str) -> Need:
     block = COMPOSED_AT_ONCE * sizes.crop_px * (sizes.channels * (sizes.itemsize + 12) + 2)
     network = _network_bytes(model_of(job.text, model))
     disk = _disk(count * settings * width, "feature") + count * settings * 15
-    memory = 2 * shard * settings * width + block + network + _bank_bytes(job, sizes) + 60 * count
-    return Need(shards, disk, (len(spec.layers) + 4) * shards, memory)
+    # one shard is made, and of another what is written and its encoded form
+    several = shards_a_unit(model_of(job.text, model))
+    held = (2 if several == 1 else 3) * shard * settings * width
+    memory = held + block + network + _bank_bytes(job, sizes) + 60 * count
+    return Need(-(-shards // several), disk, (len(spec.layers) + 4) * shards, memory)
 
 
 def _predicted(job: Job, sizes: Sizes, model: str, plate: str) -> Need:

@@ -16,7 +16,8 @@ from bgscale.distribute.units import Unit
 from bgscale.errors import InputError
 from bgscale.schema import OWN_BACKGROUND
 from bgscale.stages.cells import Done
-from bgscale.stages.embedding import grid_problems, model_of, provenance
+from bgscale.stages.embedding import model_of, provenance
+from bgscale.stages.grid import grid_problems
 from bgscale.stages.job import Job
 
 PAIR = ("localization_a", "localization_b")

@@ -1,4 +1,4 @@
-"""Embed every cell under every setting, and the crops of experiment 1.
+"""Embed every cell under every setting.
 
 Synthetic crops are never stored: they are composed inside the unit, from a shard of crops and the
 donor bank that the process holds.
@@ -6,7 +6,7 @@ donor bank that the process holds.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,19 +23,19 @@ from bgscale.errors import InputError
 from bgscale.models import load_model, model_files
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.models.engine import Engine, processor
-from bgscale.schema import CENTRE_CELL, OWN_BACKGROUND, Missing
-from bgscale.settings import Cells, Donors, Setting
+from bgscale.schema import Missing
+from bgscale.settings import Donors, Setting
 from bgscale.stages.cells import Done, cell_ranges, shard_cells
-from bgscale.stages.composing import Batches, Block, Swapped, bank_of, compose, draw, swap
-from bgscale.stages.job import Bank, Job, open_job
+from bgscale.stages.composing import Batches, Block, Swapped, bank_of, draw, swap
+from bgscale.stages.job import Job, open_job
 
 T = TypeVar("T")
 R = TypeVar("R")
 COMPOSED_AT_ONCE = 512
+SHARDS_A_GPU_UNIT = 8
+"""Enough that writing one shard is seldom waited for, few enough to be made again."""
 BEFORE = "before"
 FEATURE_CHUNK = 1024
-SAMPLED_CELLS = 2
-"""Cells of each class whose composed crops are kept for the eye."""
 
 
 def model_of(text: str, name: str) -> EmbeddingModel:
@@ -64,25 +64,6 @@ def _model_of(
         weights=section.weights or None,
         seed=section.seed,
         overrides=section.overrides() or None,
-    )
-
-
-def deal(job: Job, setting: Setting, k: int, background: int) -> Donors | None:
-    """Deal the donors of class `background` to experiment 1's cells of class k."""
-    bank, centres = bank_of(job, setting), job.bank("centres")
-    if bank is None:
-        return None
-    return swaps.deal_donors(
-        setting,
-        centre_block(job, centres, k, slice(None)).cells,
-        bank.pool,
-        localization=background,
-        seed=job.config.seed,
-        folds=job.config.classification.folds,
-        covered=setting.source == "crop" and job.config.donors.candidates > 1,
-        own_bits=centres.packed[k],
-        donor_bits=bank.packed_with_rim[background],
-        plate_of=job.plate_of_field,
     )
 
 
@@ -127,7 +108,7 @@ def create_embeddings(job: Job, name: str, plate: str) -> None:
         "donor_class": list(job.classes),
         "missing": {int(m): m.name.lower() for m in Missing},
     }
-    for variable, (dtype, fill, text) in _SWAP_VARIABLES.items():
+    for variable, (dtype, fill, text) in SWAP_VARIABLES.items():
         attrs = {"long_name": text} | ({"names": names[variable]} if variable in names else {})
         store.create_array(f"{node}/{variable}", dims, dtype, chunk=write, fill=fill, **attrs)
     chunk = {"cell": min(FEATURE_CHUNK, write["cell"]), "setting": 1}
@@ -139,7 +120,7 @@ def create_embeddings(job: Job, name: str, plate: str) -> None:
         )  # fmt: skip
 
 
-_SWAP_VARIABLES = {
+SWAP_VARIABLES = {
     "donor": ("uint64", 0, "identity of the donor; 0: none"),
     "donor_class": ("int16", -1, "class of the donor; -1: none"),
     "missing": ("uint8", 0, "why there is no value; 0: present"),
@@ -195,63 +176,114 @@ def lose_features(job: Job, unit: Unit) -> Done:
     return embed(job, unit, lost=True)
 
 
+def shards_a_unit(model: EmbeddingModel) -> int:
+    """Return how many shards a unit embeds.
+
+    A processor has one, for as many units as there are workers. A GPU is so quick that writing
+    shows: it has several, and embeds the next while one is written.
+    """
+    return SHARDS_A_GPU_UNIT if model.device.type == "cuda" else 1
+
+
+def cells_a_unit(job: Job, name: str, plate: str) -> int:
+    """Return how many cells of a plate a unit embeds."""
+    shard = shard_cells(job, job.store.array(f"plates/{plate}/cells/id").shape[0])
+    return shard * shards_a_unit(model_of(job.text, name))
+
+
 def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
-    """Embed one shard of cells under every setting; or mark them as lost."""
+    """Embed some shards of cells under every setting; or mark them as lost."""
     _, name, plate = unit.stage.split("/")
     node = f"plates/{plate}/embeddings/{name}"
     model, store, table = model_of(job.text, name), job.store, job.cells(plate)
     check_planned(job, node, model)
     channels = job.role_indices(model.spec.channels, who=f"model {name!r}")
-    n, settings = unit.stop - unit.start, job.settings
-    layers = {
-        layer: np.full((n, len(settings), width), np.nan, np.float32)
+    before, kept = ("", {}) if lost else kept_before(job, unit.stage)
+    new = [(s, setting) for s, setting in enumerate(job.settings) if setting.name not in kept]
+    shard = shard_cells(job, len(table.cells))
+    starts = range(unit.start, unit.stop, shard)
+    shards = [slice(start, min(start + shard, unit.stop)) for start in starts]
+    cut = [list(swaps.blocks(s.stop - s.start, COMPOSED_AT_ONCE)) for s in shards]
+    if lost or not new:
+        cut = [[] for _ in shards]
+    rows = [
+        slice(whole.start + part.start, whole.start + part.stop)
+        for whole, parts in zip(shards, cut, strict=True)
+        for part in parts
+    ]
+    blocks = ahead(partial(_read_and_draw, job, plate, new), rows)
+    files: list[str] = []
+    written: list[Future[list[str]]] = []
+    with ThreadPoolExecutor(1) as writer:
+        for whole, parts in zip(shards, cut, strict=True):
+            arrays = _empty(job, model, whole)
+            if lost:
+                usable = table.usable[whole]
+                missing = np.where(usable, Missing.LOST, Missing.UNUSABLE)
+                arrays["missing"][:] = missing[:, None]
+            for s, setting in enumerate(job.settings):
+                if setting.name in kept:
+                    for array, values in arrays.items():
+                        values[:, s] = store.read(f"{before}/{array}", whole, kept[setting.name])
+            for part, (block, drawn) in zip(parts, blocks, strict=False):
+                _embed_block(job, model, block, new, drawn, channels, arrays, part)
+            # one is written while one is made: no third lies in memory
+            files += [file for past in written for file in past.result()]
+            written = [writer.submit(_write, job, node, whole, arrays)]
+    files += [file for past in written for file in past.result()]
+    return files, {"cells": unit.stop - unit.start, "settings": len(job.settings)}
+
+
+def _empty(job: Job, model: EmbeddingModel, rows: slice) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of some cells as if all were missing, by name."""
+    shape = rows.stop - rows.start, len(job.settings)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        f"{layer}/embedding": np.full((*shape, width), np.nan, np.float32)
         for layer, width in model.spec.layers.items()
     }
-    records = {
-        variable: np.full((n, len(settings)), fill, dtype)
-        for variable, (dtype, fill, _) in _SWAP_VARIABLES.items()
-    }
-    if lost:
-        usable = table.usable[unit.start : unit.stop]
-        records["missing"][:] = np.where(usable, Missing.LOST, Missing.UNUSABLE)[:, None]
-    before, kept = kept_before(job, unit.stage)
-    if lost:
-        kept = {}
-    whole = slice(unit.start, unit.stop)
-    arrays = {f"{layer}/embedding": values for layer, values in layers.items()} | records
-    for s, setting in enumerate(settings):
-        if setting.name in kept:
-            for array, values in arrays.items():
-                values[:, s] = store.read(f"{before}/{array}", whole, kept[setting.name])
-    new = [(s, setting) for s, setting in enumerate(settings) if setting.name not in kept]
-    parts = [] if lost or not new else list(swaps.blocks(n, COMPOSED_AT_ONCE))
-    for part, (block, drawn) in zip(
-        parts, ahead(partial(_read_and_draw, job, plate, unit.start, new), parts), strict=True
-    ):
-        wanted = [
-            (setting, swap(block, setting, bank_of(job, setting), donors))
-            for (_, setting), donors in zip(new, drawn, strict=True)
-        ]
-        read = features(job, model, block, wanted, channels)
-        for (s, _), (_, swapped), made in zip(new, wanted, read, strict=True):
-            for layer, values in made.items():
-                layers[layer][part, s] = values
-            for variable in _SWAP_VARIABLES:
-                records[variable][part, s] = getattr(swapped, variable)
-    region = [(unit.start, unit.stop)]
-    files = [f for v, values in records.items() for f in store.write(f"{node}/{v}", region, values)]
-    for layer, values in layers.items():
-        files += store.write(f"{node}/{layer}/embedding", region, values)
-    return files, {"cells": n, "settings": len(settings)}
+    for variable, (dtype, fill, _) in SWAP_VARIABLES.items():
+        arrays[variable] = np.full(shape, fill, dtype)
+    return arrays
+
+
+def _embed_block(
+    job: Job,
+    model: EmbeddingModel,
+    block: Block,
+    settings: Sequence[tuple[int, Setting]],
+    drawn: Sequence[Donors | None],
+    channels: Sequence[int],
+    arrays: dict[str, npt.NDArray[Any]],
+    part: slice,
+) -> None:
+    """Fill in the cells of a block under some settings."""
+    wanted = [
+        (setting, swap(block, setting, bank_of(job, setting), donors))
+        for (_, setting), donors in zip(settings, drawn, strict=True)
+    ]
+    read = features(job, model, block, wanted, channels)
+    for (s, _), (_, swapped), made in zip(settings, wanted, read, strict=True):
+        for layer, values in made.items():
+            arrays[f"{layer}/embedding"][part, s] = values
+        for variable in SWAP_VARIABLES:
+            arrays[variable][part, s] = getattr(swapped, variable)
+
+
+def _write(job: Job, node: str, rows: slice, arrays: dict[str, npt.NDArray[Any]]) -> list[str]:
+    region = [(rows.start, rows.stop)]
+    return [
+        file
+        for name, values in arrays.items()
+        for file in job.store.write(f"{node}/{name}", region, values)
+    ]
 
 
 def _read_and_draw(
-    job: Job, plate: str, start: int, settings: Sequence[tuple[int, Setting]], part: slice
+    job: Job, plate: str, settings: Sequence[tuple[int, Setting]], where: slice
 ) -> tuple[Block, list[Donors | None]]:
-    """Return some cells of a unit, and their donors under these settings."""
+    """Return some cells of a plate, and their donors under these settings."""
     table = job.cells(plate)
-    rows = np.arange(start + part.start, start + part.stop)
-    where = slice(rows[0], rows[-1] + 1)
+    rows = np.arange(where.start, where.stop)
     cells = table.cells.take(rows)
     # the bank's fields are those of all plates
     first = int(np.searchsorted(job.plate_of_field, job.plates.index(plate)))
@@ -276,140 +308,3 @@ def ahead(read: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
             following = reader.submit(read, item)
             yield found
         yield following.result()
-
-
-def centre_block(job: Job, centres: Bank, k: int, part: slice) -> Block:
-    """Return some of experiment 1's centre cells of class k."""
-    protein = centres.pool.protein[k, part]
-    cells = Cells(centres.ids[k, part], protein, centres.pool.field[k, part], job.labels[protein])
-    return Block(
-        cells,
-        centres.image[k, part],
-        centres.mask[k, part],
-        centres.range[k, part],
-        np.ones(len(cells), bool),
-    )
-
-
-def grid_problems(job: Job) -> list[tuple[int, int]]:
-    """Return (setting, background) of each block of experiment 1; background 0 is the own one."""
-    return [
-        (s, b)
-        for s, setting in enumerate(job.settings)
-        for b in (range(1, len(job.classes) + 1) if setting.each_background else (0,))
-    ]
-
-
-def create_grid(job: Job, name: str) -> None:
-    """Create the features of experiment 1's crops."""
-    model, store = model_of(job.text, name), job.store
-    classes = job.classes
-    draws = store.array("centres/id").shape[1]
-    coords = {
-        "setting": job.config.settings,
-        "background": (OWN_BACKGROUND, *classes),
-        "localization": classes,
-    }
-    store.create_group(f"grid/{name}", coords=coords, **model_attrs(job, model))
-    dims = {
-        "setting": len(job.settings),
-        "background": len(classes) + 1,
-        "localization": len(classes),
-        "draw": draws,
-    }
-    chunk = {"setting": 1, "background": 1}
-    for variable in ("donor", "missing"):
-        dtype, fill, text = _SWAP_VARIABLES[variable]
-        store.create_array(
-            f"grid/{name}/{variable}", dims, dtype, chunk=chunk, fill=fill, long_name=text
-        )
-    layer = model.spec.classification_layer
-    store.create_group(f"grid/{name}/{layer}", coords=coords)
-    store.create_array(
-        f"grid/{name}/{layer}/embedding", {**dims, "feature": model.spec.layers[layer]}, "float32",
-        chunk=chunk, fill=float("nan"), long_name=f"features of layer {layer}",
-    )  # fmt: skip
-
-
-def grid(job: Job, unit: Unit) -> Done:
-    """Embed the centre cells of all classes under one setting and background."""
-    name = unit.stage.split("/")[1]
-    model, store, centres = model_of(job.text, name), job.store, job.bank("centres")
-    check_planned(job, f"grid/{name}", model)
-    s, b = grid_problems(job)[unit.start]
-    setting = job.settings[s]
-    channels = job.role_indices(model.spec.channels, who=f"model {name!r}")
-    classes, draws = centres.ids.shape
-    layer = model.spec.classification_layer
-    values = np.full((classes, draws, model.spec.layers[layer]), np.nan, np.float32)
-    donor = np.zeros((classes, draws), np.uint64)
-    missing = np.zeros((classes, draws), np.uint8)
-    bank = bank_of(job, setting)
-    before, kept = kept_before(job, unit.stage)
-    if setting.name in kept:
-        at = kept[setting.name], b
-        values = store.read(f"{before}/{layer}/embedding", *at)
-        donor, missing = (store.read(f"{before}/{name}", *at) for name in ("donor", "missing"))
-    for k in [] if setting.name in kept else range(classes):
-        dealt = deal(job, setting, k, b - 1 if b else k)
-        for part in swaps.blocks(draws, COMPOSED_AT_ONCE):
-            block = centre_block(job, centres, k, part)
-            drawn = None if dealt is None else dealt.take(part)
-            swapped = swap(block, setting, bank, drawn)
-            (read,) = features(job, model, block, [(setting, swapped)], channels)
-            values[k, part] = read[layer]
-            donor[k, part], missing[k, part] = swapped.donor, swapped.missing
-    region = [(s, s + 1), (b, b + 1)]
-    files = []
-    for path, block_values in (
-        (f"grid/{name}/{layer}/embedding", values),
-        (f"grid/{name}/donor", donor),
-        (f"grid/{name}/missing", missing),
-    ):
-        files += store.write(path, region, block_values[None, None])
-    return files, {"crops": int((missing == 0).sum())}
-
-
-def create_sample(job: Job) -> None:
-    """Create the sample of composed crops that is kept for the eye."""
-    store, classes = job.store, job.classes
-    _, draws, channels, y, x = store.array("centres/image").shape
-    coords = {"localization": classes, "setting": job.config.settings, "channel": job.channels}
-    store.create_group("sample", coords=coords, description="composed crops, for the eye")
-    dims = {"localization": len(classes), "example": min(SAMPLED_CELLS, draws)}
-    image = {**dims, "setting": len(job.settings), "channel": channels, "y": y, "x": x}
-    store.create_array("sample/image", image, "float32", chunk={}, units="counts")
-    store.create_array("sample/mask", {**dims, "y": y, "x": x}, "uint8", chunk={})
-    store.create_array(
-        "sample/missing", {**dims, "setting": len(job.settings)}, "uint8", chunk={},
-        long_name="why there is no crop; 0: present",
-    )  # fmt: skip
-
-
-def sample(job: Job, unit: Unit) -> Done:
-    """Compose a few centre cells of each class under every setting."""
-    del unit
-    store, centres = job.store, job.bank("centres")
-    examples = slice(0, store.array("sample/image").shape[1])
-    channels = np.arange(len(job.channels))
-    image = np.zeros(store.array("sample/image").shape, np.float32)
-    missing = np.zeros(store.array("sample/missing").shape, np.uint8)
-    for k in range(len(job.classes)):
-        block = centre_block(job, centres, k, examples)
-        for s, setting in enumerate(job.settings):
-            bank = bank_of(job, setting)
-            drawn = draw(job, block, setting, bank)
-            swapped = swap(block, setting, bank, drawn)
-            rows = swapped.rows
-            crops = np.zeros_like(image[k, rows, s])
-            masked = block.dilated(setting.dilate_px)
-            compose(masked, setting, bank, swapped, rows=rows, channels=channels, out=crops)
-            inside = (masked.mask[rows] == CENTRE_CELL)[:, None] | (setting.mode == "unmasked")
-            image[k, rows, s] = np.where(inside, crops, 0)
-            missing[k, :, s] = swapped.missing
-    files = []
-    for name, values in (
-        ("image", image), ("mask", centres.mask[:, examples]), ("missing", missing)
-    ):  # fmt: skip
-        files += store.write(f"sample/{name}", [(0, len(job.classes))], values)
-    return files, {}
