@@ -5,17 +5,17 @@ import numpy.typing as npt
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import Colormap
+from matplotlib.colors import Colormap, ListedColormap
 
 from bgscale import dependence
 from bgscale.controls import groups_of, neighbours_of
 from bgscale.errors import InputError
 from bgscale.plot.chosen import finite, pick, read
 from bgscale.plot.style import (
+    COLUMN_MM,
     INK,
     LOSS_AND_GAIN,
     PAGE_MM,
-    ROW_MM,
     SHARES,
     broken,
     colour,
@@ -30,6 +30,8 @@ from bgscale.summary import node
 SHOWN = ("original", "same", "different", "cell_free", "masked")
 NO_CELL = "#e3e3e3"
 """Colour of where there is nothing to tell."""
+BESIDE_MM, BELOW_MM, LEAST_MM = 46.0, 34.0, 2.8
+"""Room for names and scale of a heatmap, and the least pitch of its rows."""
 STRIP_GAP = 0.4
 """Rows between the heatmap and its strip."""
 
@@ -81,7 +83,7 @@ def harm(
     for kind, first in (("change", 0.0), ("overall", len(names) + STRIP_GAP)):
         low, high = (np.atleast_2d(found[f"{kind}_{end}"].to_numpy()) for end in ("low", "high"))
         _dots(ax, (low <= 0) & (high >= 0), first)
-    _name_both(ax, names, strip="all pairs")
+    _name_both(ax, names, "95% interval includes 0", strip="all pairs")
     _bar(ax, drawn, "change of accuracy")
     warn_of_random(ax, evaluation.attrs)
     return ax
@@ -128,8 +130,8 @@ def confusion(
     drawn = _cells(ax, share, 0.0, SHARES, (0.0, 1.0))
     low = found["excess_low"].transpose("localization", "background").to_numpy()
     _dots(ax, low <= 0, 0.0)
-    _name_both(ax, names)
-    _bar(ax, drawn, "share told as the background's class")
+    _name_both(ax, names, "not surely more than as imaged")
+    _bar(ax, drawn, "share of cells told as\nthe background's class")
     warn_of_random(ax, evaluation.attrs)
     return ax
 
@@ -147,10 +149,9 @@ def _with_each_background(found: xr.Dataset, setting: str) -> xr.Dataset:
 def _square(ax: Axes | None, count: int, *, strip: bool) -> Axes:
     """Return axes for a heatmap of so many classes."""
     rows = count + (1 + STRIP_GAP if strip else 0)
-    width = float(np.clip(44 + 4.2 * count, 60, PAGE_MM))
-    # up to fifteen classes fit a column
-    width = 89.0 if count <= 15 else width
-    return panel(ax, width_mm=width, height_mm=30 + rows * min(ROW_MM, (width - 40) / count))
+    width = float(np.clip(BESIDE_MM + LEAST_MM * count, COLUMN_MM, PAGE_MM))
+    pitch = min((width - BESIDE_MM) / count, 6.0)
+    return panel(ax, width_mm=width, height_mm=BELOW_MM + rows * pitch)
 
 
 def _cells(
@@ -165,7 +166,9 @@ def _cells(
     x, y = np.arange(columns + 1) - 0.5, first + np.arange(rows + 1) - 0.5
     absent = np.where(np.isfinite(values), np.nan, 1.0)
     if np.isfinite(absent).any():
-        ax.pcolormesh(x, y, absent, color=NO_CELL, edgecolors="white", linewidth=0.4, gid="none")
+        grey = ListedColormap([NO_CELL])
+        ax.pcolormesh(x, y, np.ma.masked_invalid(absent), cmap=grey, edgecolors="white",
+                      linewidth=0.4)  # fmt: skip
     return ax.pcolormesh(
         x, y, np.ma.masked_invalid(values), cmap=colours, vmin=limits[0], vmax=limits[1],
         edgecolors="white", linewidth=0.4,
@@ -177,7 +180,7 @@ def _dots(ax: Axes, where: npt.NDArray[np.bool_], first: float) -> None:
     ax.plot(x, y + first, "o", markersize=1.1, color=INK, markeredgewidth=0, gid="dots")
 
 
-def _name_both(ax: Axes, names: npt.NDArray[np.str_], *, strip: str = "") -> None:
+def _name_both(ax: Axes, names: npt.NDArray[np.str_], dots: str, *, strip: str = "") -> None:
     count = len(names)
     rows, ticks = [broken(n) for n in names], [float(k) for k in range(count)]
     if strip:
@@ -187,7 +190,7 @@ def _name_both(ax: Axes, names: npt.NDArray[np.str_], *, strip: str = "") -> Non
     ax.set(xlim=(-0.5, count - 0.5), ylim=(ticks[-1] + 0.5, -0.5), aspect="equal")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel("background")
+    ax.set_xlabel(f"background (dot: {dots})")
     ax.set_ylabel("centre cell")
 
 
@@ -252,8 +255,11 @@ def neighbours(tree: xr.DataTree, *, model: str, ax: Axes | None = None) -> Axes
         ticks += place.tolist()
         ax.axvspan(first - 0.45, first + 0.45, color="#f0f0f0", zorder=0, linewidth=0)
         middle = float(place.mean())
-        ax.text(middle, -0.2, title, transform=ax.get_xaxis_transform(), ha="center", va="top")
-        first = place[-1] + 2.0
+        ax.annotate(
+            title, (middle, 0), xytext=(0, -25), xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points", ha="center", va="top", annotation_clip=False,
+        )  # fmt: skip
+        first = place[-1] + 1.6
     ax.set_xticks(ticks, texts)
     ax.tick_params(axis="x", length=0)
     ax.set_xlim(-0.6, ticks[-1] + 0.6)

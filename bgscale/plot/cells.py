@@ -15,9 +15,9 @@ LONGEST_COLUMN = 8
 """Classes beyond which a montage is set in two columns."""
 MOST_SETTINGS_BESIDE = 7
 """Settings beyond which it is not."""
-NAME_MM, HEAD_MM, GAP_MM = 19.0, 8.0, 0.7
+LETTER_MM, LINE_MM, GAP_MM = 1.5, 2.6, 0.7
 LARGEST_MM = 17.0
-NAME_LETTERS = 12
+NAME_LETTERS, HEAD_LETTERS = 12, 10
 OUTLINE = "#ffcc00"
 
 
@@ -64,18 +64,22 @@ def settings(
         raise InputError(msg)
     blocks = 2 if len(classes) > LONGEST_COLUMN and len(names) <= MOST_SETTINGS_BESIDE else 1
     half = -(-len(classes) // blocks)
-    pitch = min((PAGE_MM / blocks - NAME_MM) / len(names), LARGEST_MM)
-    wide, high = blocks * (NAME_MM + pitch * len(names)), HEAD_MM + pitch * half
+    rows = [broken(name, NAME_LETTERS) for name in classes]
+    heads = [broken(spoken(name), HEAD_LETTERS) for name in names]
+    beside = 3 + LETTER_MM * max(len(line) for text in rows for line in text.split("\n"))
+    above = 2 + LINE_MM * max(text.count("\n") + 1 for text in heads)
+    pitch = min((PAGE_MM / blocks - beside) / len(names), LARGEST_MM)
+    wide, high = blocks * (beside + pitch * len(names)), above + pitch * half
     figure = Figure(figsize=(wide * INCHES_PER_MM, high * INCHES_PER_MM), dpi=DPI)
     axes = np.empty((len(classes), len(names)), np.object_)
     original = list(names).index("original")
-    for k, name in enumerate(classes):
+    for k in range(len(classes)):
         block, row = divmod(k, half)
         low, top = np.percentile(image[k, original], [0.5, 99.7])
-        for s, setting in enumerate(names):
-            left = block * (NAME_MM + pitch * len(names)) + NAME_MM + s * pitch
+        for s in range(len(names)):
+            left = block * (beside + pitch * len(names)) + beside + s * pitch
             size = pitch - GAP_MM
-            place = left / wide, (high - HEAD_MM - (row + 1) * pitch + GAP_MM) / high
+            place = left / wide, (high - above - (row + 1) * pitch + GAP_MM) / high
             ax = axes[k, s] = figure.add_axes((*place, size / wide, size / high))
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
@@ -85,11 +89,11 @@ def settings(
             else:
                 _crop(ax, image[k, s], masks[k], (float(low), float(top)))
             if row == 0:
-                ax.set_title(broken(spoken(setting), 10), fontsize=6, pad=2, linespacing=0.9)
+                ax.set_title(heads[s], fontsize=6, pad=2, linespacing=0.9)
             if s == 0:
                 ax.set_ylabel(
-                    broken(name, NAME_LETTERS), rotation=0, ha="right", va="center", labelpad=2,
-                    fontsize=7, linespacing=0.9,
+                    rows[k], rotation=0, ha="right", va="center", labelpad=2,
+                    fontsize=7, linespacing=1.0,
                 )  # fmt: skip
     return axes
 

@@ -5,13 +5,17 @@ none is, it is left out.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 
 from bgscale.plot.style import QUIET, figure_of, plain
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 NEAR_POINTS, FAR_POINTS = (4.0,), (11.0, 18.0, 26.0)
 """Distances of a name from its point; farther ones get a line to it."""
@@ -44,15 +48,61 @@ class _Box(NamedTuple):
             and other.bottom < self.top
         )
 
-    def holds(self, points: npt.NDArray[np.float64], margin: float) -> bool:
+    def holds(self, points: Floats, margin: float) -> bool:
         x, y = points.T
         inside = (x > self.left - margin) & (x < self.right + margin)
         return bool((inside & (y > self.bottom - margin) & (y < self.top + margin)).any())
 
 
-def place(
-    ax: Axes, labels: Sequence[Label], points: npt.NDArray[np.float64], *, size: float = 6.0
-) -> list[str]:
+@dataclass
+class _Room:
+    """What is where in the axes, in pixels."""
+
+    pixel: float
+    bounds: _Box
+    points: Floats
+    names: list[_Box]
+    lines: list[Floats]
+
+    def take(self, x: float, y: float, width: float, height: float) -> tuple[Floats, bool] | None:
+        """Return the offset of the first free place, and whether it gets a line; None: is none."""
+        for distance in (*NEAR_POINTS, *FAR_POINTS):
+            for right, up in DIRECTIONS:
+                away = np.array([right, up]) * distance * self.pixel
+                offset = away + np.sign([right, up]) * [width / 2, height / 2]
+                left, bottom = x + offset[0] - width / 2, y + offset[1] - height / 2
+                box = _Box(left, bottom, left + width, bottom + height)
+                far = distance in FAR_POINTS
+                line = _line(np.array([x, y]), offset, height)
+                if self._is_free(box) and not (far and self._crosses(line)):
+                    self.names.append(box)
+                    self.lines += [line] if far else []
+                    return offset, far
+        return None
+
+    def _is_free(self, box: _Box) -> bool:
+        return (
+            box.left >= self.bounds.left
+            and box.right <= self.bounds.right
+            and box.bottom >= self.bounds.bottom
+            and box.top <= self.bounds.top
+            and not any(box.meets(other) for other in self.names)
+            and not any(box.holds(line, self.pixel) for line in self.lines)
+            and not box.holds(self.points, POINT_RADIUS * self.pixel)
+        )
+
+    def _crosses(self, line: Floats) -> bool:
+        return any(other.holds(line, self.pixel) for other in self.names)
+
+
+def _line(start: Floats, offset: Floats, height: float) -> Floats:
+    """Return pixels on the line from a point to its name."""
+    length = max(float(np.hypot(*offset)), 1e-9)
+    along: Floats = np.linspace(0, max(length - height, 0) / length, 24)[:, None]
+    return start + along * offset
+
+
+def place(ax: Axes, labels: Sequence[Label], points: Floats, *, size: float = 6.0) -> list[str]:
     """Name points; return the names for which there was a place.
 
     Parameters
@@ -70,23 +120,20 @@ def place(
     figure.draw_without_rendering()  # places are in pixels: the layout must be done
     pixel = figure.dpi / 72
     there = ax.transData.transform(points[np.isfinite(points).all(1)])
-    frame = ax.get_window_extent()
-    bounds = _Box(frame.x0, frame.y0, frame.x1, frame.y1)
     legend = ax.get_legend()
-    taken = [] if legend is None else [_box_of(legend.get_window_extent())]
+    taken = [] if legend is None else [_box(legend.get_window_extent())]
+    room = _Room(pixel, _box(ax.get_window_extent()), there, taken, [])
     named = []
     for label in labels:
         width, height = _extent(ax, label.name, size)
         x, y = ax.transData.transform((label.x, label.y))
-        spot = _free(x, y, width, height, pixel, bounds, taken, there)
-        if spot is None:
+        found = room.take(x, y, width, height)
+        if found is None:
             continue
-        dx, dy, far = spot
-        taken.append(_Box(x + dx - width / 2, y + dy - height / 2,
-                          x + dx + width / 2, y + dy + height / 2))  # fmt: skip
+        offset, far = found
         line = {"arrowstyle": "-", "linewidth": 0.4, "color": QUIET, "shrinkA": 0, "shrinkB": 1.5}
         note = ax.annotate(
-            plain(label.name), (label.x, label.y), xytext=(dx / pixel, dy / pixel),
+            plain(label.name), (label.x, label.y), xytext=tuple(offset / pixel),
             textcoords="offset points", ha="center", va="center", fontsize=size,
             arrowprops=line if far else None, annotation_clip=False,
         )  # fmt: skip
@@ -103,27 +150,5 @@ def _extent(ax: Axes, name: str, size: float) -> tuple[float, float]:
     return box.width, box.height
 
 
-def _box_of(box: "object") -> _Box:
-    return _Box(*(float(v) for v in np.asarray(box).ravel()))
-
-
-def _free(
-    x: float, y: float, width: float, height: float, pixel: float, bounds: _Box,
-    taken: Sequence[_Box], points: npt.NDArray[np.float64],
-) -> tuple[float, float, bool] | None:  # fmt: skip
-    """Return the offset in pixels of the first free place, and whether it is far; or None."""
-    for distance in (*NEAR_POINTS, *FAR_POINTS):
-        for right, up in DIRECTIONS:
-            dx = right * distance * pixel + np.sign(right) * width / 2
-            dy = up * distance * pixel + np.sign(up) * height / 2
-            box = _Box(x + dx - width / 2, y + dy - height / 2,
-                       x + dx + width / 2, y + dy + height / 2)  # fmt: skip
-            outside = (
-                box.left < bounds.left or box.right > bounds.right
-                or box.bottom < bounds.bottom or box.top > bounds.top
-            )  # fmt: skip
-            if outside or any(box.meets(other) for other in taken):
-                continue
-            if not box.holds(points, POINT_RADIUS * pixel):
-                return float(dx), float(dy), distance in FAR_POINTS
-    return None
+def _box(extent: Bbox) -> _Box:
+    return _Box(extent.x0, extent.y0, extent.x1, extent.y1)

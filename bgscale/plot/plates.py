@@ -20,7 +20,7 @@ BY_CHANNEL = ("focus", "saturated", "medium")
 PLATE_VARIABLES = (
     "cells", "usable_cells", "fields", "failed_fields", "area_median", *BY_CHANNEL
 )  # fmt: skip
-BAR_INCHES = 0.75
+BAR_INCHES, LABEL_INCHES = 0.75, 1.75
 FLAG_MARKS = {
     Flag.FAILED: "X",
     Flag.EMPTY: "o",
@@ -71,10 +71,12 @@ def quality(
     plates = dataset["plate"].to_numpy()
     rows, columns = dataset.sizes["row"], dataset.sizes["column"]
     pitch = float(np.clip(5.0 / max(columns, 1.4 * rows), 0.2, 0.4))
-    wide, high = max(columns * pitch, 1.2) + 0.4, max(rows * pitch, 1.2) + 0.55
+    wide, high = max(columns * pitch, 1.2) + 0.4, rows * pitch + 0.55
     several = len(variables) > 1
     across = len(variables) if several else min(len(plates), max(1, int(15 / wide)))
     down = len(plates) if several else -(-len(plates) // across)
+    # the scale's label has to fit beside the plates
+    high = max(high, LABEL_INCHES / down)
     size = across * wide + BAR_INCHES * len(variables), down * high + 0.4
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots(down, across, squeeze=False)

@@ -37,6 +37,8 @@ MATTERS = 0.05
 """Share from which a localization is shown apart, under any setting."""
 SHOWN_LOCALIZATIONS = 6
 OTHER = "other"
+SHARES_AT = 1.2
+"""Across the axes, where shares are written."""
 GOLDEN = 0.6180339887498949
 
 
@@ -79,16 +81,16 @@ def shift_distribution(
         if len(values):
             _distribution(ax, row, values, colour(setting))
         shares = shift_shares(tree, model, setting=setting, fit=fit)
-        for at, key in ((1.1, "share_significant"), (1.3, "share_significant_and_substantial")):
-            share = shares[key]
-            text = f"{share:.0%}" if np.isfinite(share) else "not tested"
-            ax.text(at, row, text, transform=ax.get_yaxis_transform(), ha="center", va="center")
-    for at, text in ((1.1, "signi-\nficant"), (1.3, "and sub-\nstantial")):
-        ax.text(at, -0.62, text, transform=ax.get_yaxis_transform(), ha="center", va="bottom",
-                color=QUIET, linespacing=0.95)  # fmt: skip
+        keys = ("share_significant", "share_significant_and_substantial")
+        text = " / ".join(f"{shares[key]:.0%}" for key in keys) if shares["tested"] else "untested"
+        ax.text(SHARES_AT, row, text, transform=ax.get_yaxis_transform(), ha="center", va="center")
+    head = "shifted\nsignificantly /\nand substantially"
+    ax.text(SHARES_AT, -0.62, head, transform=ax.get_yaxis_transform(), ha="center", va="bottom",
+            color=QUIET, linespacing=1.05)  # fmt: skip
     name_rows(ax, [spoken(s) for s in settings])
     ax.set_ylim(len(settings) - 0.5, -0.55)
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.set_xlabel(f"KL(original || setting), nats (n = {counted(there.sum(1))} proteins)")
     warn_of_random(ax, shifts.attrs)
     return ax
@@ -165,10 +167,11 @@ def volcano(
             x[which], y[which], "o", markersize=2.6, color=ink, markeredgewidth=0,
             alpha=0.8 if len(x) <= FEW else 0.45, label=f"{name} ({which.sum():,})",
         )  # fmt: skip
-    ax.axhline(-np.log10(0.05), color=FAINT, linewidth=0.6, zorder=0)
+    rate = float(shifts.attrs["method"]["false_discovery_rate"])
+    ax.axhline(-np.log10(rate), color=FAINT, linewidth=0.6, zorder=0)
     ax.margins(x=0.06)
     ax.set_xlim(left=0)
-    ax.set_ylim(bottom=0, top=1.12 * max(float(y.max()), 1.5))
+    ax.set_ylim(bottom=0, top=1.25 * max(float(y.max()), 1.5))
     ax.set_xlabel(f"total variation, original to {spoken(setting)} (n = {len(x):,} proteins)")
     ax.set_ylabel("−log10 q")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, handletextpad=0.2, ncols=2)
@@ -247,10 +250,15 @@ def proportions(
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_xlim(-0.02, 1.02)
+    ends = [
+        shifts["proportion_high"].isel(localization=kept),
+        shifts["proportion"].isel(localization=kept),
+    ]
+    top = np.nanmax([*(np.nanmax(end) for end in ends), *np.nansum(rest, axis=1)])
+    ax.set_xlim(-0.02 * top, min(1.04 * top, 1.02))
     cells = counted(shifts["n_cells"].to_numpy()[there])
     ax.set_xlabel(f"proportion of {plain(protein)}, 95% interval (n = {cells} cells)")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(len(settings), 5),
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3,
               borderaxespad=0, handletextpad=0.1, columnspacing=0.9)  # fmt: skip
     warn_of_random(ax, shifts.attrs)
     return ax

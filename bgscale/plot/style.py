@@ -47,8 +47,8 @@ LOSS_AND_GAIN = LinearSegmentedColormap.from_list(
     "loss and gain", ["#7a3500", VERMILLION, "#f3c9ac", "#ffffff", "#a9cfe6", BLUE, "#003f63"]
 )
 SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#a9cfe6", BLUE, "#00263d"])
-NAME_LETTERS = 18
-"""Names longer than this are broken into lines."""
+NAME_LETTERS, LONGEST_WORD = 18, 26
+"""Names longer than the first are broken into lines, words longer than the second in two."""
 FORMATS = ("svg", "pdf", "png")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -166,7 +166,8 @@ def spoken(setting: object) -> str:
 
 def broken(name: object, letters: int = NAME_LETTERS) -> str:
     """Return a name in lines of at most so many letters."""
-    return "\n".join(textwrap.wrap(plain(name), letters) or [""])
+    longest = max(map(len, str(name).split()), default=1)
+    return "\n".join(textwrap.wrap(plain(name), max(letters, min(longest, LONGEST_WORD))) or [""])
 
 
 def colour(setting: str) -> str:
