@@ -18,8 +18,8 @@ from bgscale.schema import CENTRE_CELL
 from bgscale.settings import SETTINGS, compose_into, scaling
 from bgscale.settings.device import composed, counts, to_device
 from bgscale.stages import embedding
-from bgscale.stages.composing import Batches, bank_of, swap
-from bgscale.stages.embedding import _read_and_draw, ahead
+from bgscale.stages.composing import Batches
+from bgscale.stages.embedding import _read_and_swap, ahead
 from bgscale.stages.job import Job
 
 CPU = torch.device("cpu")
@@ -87,11 +87,7 @@ def test_what_a_gpu_composes_is_what_a_processor_composes(job, mode, steps):
     model = load_model("tiny", overrides=changed)
     channels = job.role_indices(["cytosol", "protein"], who="")
     several = [setting for setting in SETTINGS.values() if setting.mode == mode]
-    block, drawn = _read_and_draw(job, "crops", list(enumerate(several)), slice(0, 40))
-    wanted = [
-        (setting, swap(block, setting, bank_of(job, setting), donors))
-        for setting, donors in zip(several, drawn, strict=True)
-    ]
+    block, wanted = _read_and_swap(job, model, "crops", several, slice(0, 40))
     together = Batches(job, model, block, wanted, channels)
     apart = [Batches(job, model, block, [one], channels) for one in wanted]
     assert len(together) == sum(map(len, apart)) > 20 * len(several)

@@ -19,11 +19,12 @@ from bgscale import fields, ngff, open_results, open_screen
 from bgscale.cli import main
 from bgscale.config import RunConfig, template
 from bgscale.errors import InputError
+from bgscale.models import load_model
 from bgscale.quality import summarise
 from bgscale.run import Run
 from bgscale.schema import Reason
 from bgscale.screen import PlateScreen
-from bgscale.stages.embedding import _read_and_draw
+from bgscale.stages.embedding import _read_and_swap
 from bgscale.stages.job import Job
 from bgscale.summary import field_table
 
@@ -55,7 +56,7 @@ def test_the_draw_knows_the_field_of_a_cell_among_those_of_all_plates(store: Pat
     job = Job(RunConfig.from_dict(open_results(store).attrs["config"]))
     pool = job.bank("donors").pool
     for number, plate in enumerate(job.plates):
-        block, _ = _read_and_draw(job, plate, [], slice(0, 30))
+        block, _ = _read_and_swap(job, load_model("tiny"), plate, [], slice(0, 30))
         codes = set(block.cells.field.tolist())
         assert {job.field_names[code].split("/")[0] for code in codes} == {plate}
         assert set(job.plate_of_field[list(codes)].tolist()) == {number}

@@ -13,7 +13,7 @@ from bgscale.models.embedding import EmbeddingModel
 from bgscale.pipeline import Stage
 from bgscale.proportions import DRAWS, N_BINS
 from bgscale.stages import banks, cells, fields
-from bgscale.stages.embedding import COMPOSED_AT_ONCE, model_of, shards_a_unit
+from bgscale.stages.embedding import cells_at_once, model_of, shards_a_unit
 from bgscale.stages.gathering import found_columns
 from bgscale.stages.grid import grid_problems
 from bgscale.stages.job import Job
@@ -195,7 +195,8 @@ def _embedded(job: Job, sizes: Sizes, model: str, plate: str) -> Need:
     shard, settings = cells.shard_cells(job, count), len(job.settings)
     shards = -(-count // shard)
     width = sum(spec.layers.values()) * 4
-    block = COMPOSED_AT_ONCE * sizes.crop_px * (sizes.channels * (sizes.itemsize + 12) + 2)
+    at_once = cells_at_once(model_of(job.text, model))
+    block = at_once * sizes.crop_px * (sizes.channels * (sizes.itemsize + 12) + 2)
     network = _network_bytes(model_of(job.text, model))
     disk = _disk(count * settings * width, "feature") + count * settings * 15
     # one shard is made, and of another what is written and its encoded form

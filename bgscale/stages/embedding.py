@@ -24,14 +24,15 @@ from bgscale.models import load_model, model_files
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.models.engine import Engine, processor
 from bgscale.schema import Missing
-from bgscale.settings import Donors, Setting
+from bgscale.settings import Setting
 from bgscale.stages.cells import Done, cell_ranges, shard_cells
-from bgscale.stages.composing import Batches, Block, Swapped, bank_of, draw, swap
+from bgscale.stages.composing import Batches, Block, Swapped, bank_of, draw, resident, swap
 from bgscale.stages.job import Job, open_job
 
 T = TypeVar("T")
 R = TypeVar("R")
 COMPOSED_AT_ONCE = 512
+"""Cells whose micro-batches are composed together, on a processor."""
 SHARDS_A_GPU_UNIT = 8
 """Enough that writing one shard is seldom waited for, few enough to be made again."""
 BEFORE = "before"
@@ -185,6 +186,15 @@ def shards_a_unit(model: EmbeddingModel) -> int:
     return SHARDS_A_GPU_UNIT if model.device.type == "cuda" else 1
 
 
+def cells_at_once(model: EmbeddingModel) -> int:
+    """Return how many cells are read and composed together.
+
+    Of a GPU so many that filling up the last micro-batch of each mode costs little.
+    """
+    few = 2 * model.engine.micro_batch
+    return max(COMPOSED_AT_ONCE, few) if model.device.type == "cuda" else COMPOSED_AT_ONCE
+
+
 def cells_a_unit(job: Job, name: str, plate: str) -> int:
     """Return how many cells of a plate a unit embeds."""
     shard = shard_cells(job, job.store.array(f"plates/{plate}/cells/id").shape[0])
@@ -199,11 +209,11 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
     check_planned(job, node, model)
     channels = job.role_indices(model.spec.channels, who=f"model {name!r}")
     before, kept = ("", {}) if lost else kept_before(job, unit.stage)
-    new = [(s, setting) for s, setting in enumerate(job.settings) if setting.name not in kept]
+    new = [s for s, setting in enumerate(job.settings) if setting.name not in kept]
     shard = shard_cells(job, len(table.cells))
     starts = range(unit.start, unit.stop, shard)
     shards = [slice(start, min(start + shard, unit.stop)) for start in starts]
-    cut = [list(swaps.blocks(s.stop - s.start, COMPOSED_AT_ONCE)) for s in shards]
+    cut = [list(swaps.blocks(s.stop - s.start, cells_at_once(model))) for s in shards]
     if lost or not new:
         cut = [[] for _ in shards]
     rows = [
@@ -211,7 +221,8 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
         for whole, parts in zip(shards, cut, strict=True)
         for part in parts
     ]
-    blocks = ahead(partial(_read_and_draw, job, plate, new), rows)
+    wanted = [job.settings[s] for s in new]
+    blocks = ahead(partial(_read_and_swap, job, model, plate, wanted), rows)
     files: list[str] = []
     written: list[Future[list[str]]] = []
     with ThreadPoolExecutor(1) as writer:
@@ -225,8 +236,8 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
                 if setting.name in kept:
                     for array, values in arrays.items():
                         values[:, s] = store.read(f"{before}/{array}", whole, kept[setting.name])
-            for part, (block, drawn) in zip(parts, blocks, strict=False):
-                _embed_block(job, model, block, new, drawn, channels, arrays, part)
+            for part, (block, swapped) in zip(parts, blocks, strict=False):
+                _embed_block(job, model, block, new, swapped, channels, arrays, part)
             # one is written while one is made: no third lies in memory
             files += [file for past in written for file in past.result()]
             written = [writer.submit(_write, job, node, whole, arrays)]
@@ -250,19 +261,15 @@ def _embed_block(
     job: Job,
     model: EmbeddingModel,
     block: Block,
-    settings: Sequence[tuple[int, Setting]],
-    drawn: Sequence[Donors | None],
+    places: Sequence[int],
+    wanted: Sequence[tuple[Setting, Swapped]],
     channels: Sequence[int],
     arrays: dict[str, npt.NDArray[Any]],
     part: slice,
 ) -> None:
-    """Fill in the cells of a block under some settings."""
-    wanted = [
-        (setting, swap(block, setting, bank_of(job, setting), donors))
-        for (_, setting), donors in zip(settings, drawn, strict=True)
-    ]
+    """Fill in the cells of a block under some settings, which have these places."""
     read = features(job, model, block, wanted, channels)
-    for (s, _), (_, swapped), made in zip(settings, wanted, read, strict=True):
+    for s, (_, swapped), made in zip(places, wanted, read, strict=True):
         for layer, values in made.items():
             arrays[f"{layer}/embedding"][part, s] = values
         for variable in SWAP_VARIABLES:
@@ -278,10 +285,10 @@ def _write(job: Job, node: str, rows: slice, arrays: dict[str, npt.NDArray[Any]]
     ]
 
 
-def _read_and_draw(
-    job: Job, plate: str, settings: Sequence[tuple[int, Setting]], where: slice
-) -> tuple[Block, list[Donors | None]]:
-    """Return some cells of a plate, and their donors under these settings."""
+def _read_and_swap(
+    job: Job, model: EmbeddingModel, plate: str, settings: Sequence[Setting], where: slice
+) -> tuple[Block, list[tuple[Setting, Swapped]]]:
+    """Return some cells of a plate, and where their backgrounds come from under some settings."""
     table = job.cells(plate)
     rows = np.arange(where.start, where.stop)
     cells = table.cells.take(rows)
@@ -294,7 +301,11 @@ def _read_and_draw(
         cell_ranges(job, plate, table.cells.protein[rows], table.cells.field[rows]),
         table.usable[rows],
     )
-    return block, [draw(job, block, setting, bank_of(job, setting)) for _, setting in settings]
+    if model.device.type == "cuda":
+        # it travels while the block before it is computed on
+        resident(block.resident, model.device, image=block.image, mask=block.mask)
+    banks = [(setting, bank_of(job, setting)) for setting in settings]
+    return block, [(s, swap(block, s, bank, draw(job, block, s, bank))) for s, bank in banks]
 
 
 def ahead(read: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

@@ -112,7 +112,7 @@ def grid(job: Job, unit: Unit) -> Done:
         donor, missing = (store.read(f"{before}/{name}", *at) for name in ("donor", "missing"))
     for k in [] if setting.name in kept else range(classes):
         dealt = deal(job, setting, k, b - 1 if b else k)
-        for part in swaps.blocks(draws, embedding.COMPOSED_AT_ONCE):
+        for part in swaps.blocks(draws, embedding.cells_at_once(model)):
             block = centre_block(job, centres, k, part)
             drawn = None if dealt is None else dealt.take(part)
             swapped = swap(block, setting, bank, drawn)
