@@ -17,6 +17,7 @@ from bgscale.distribute.cluster import connect
 from bgscale.errors import InputError
 from bgscale.progress import Narrator
 from bgscale.quality import summarise
+from bgscale.report import write
 from bgscale.results import open_results
 from bgscale.run import Outcome, Run, train_model
 from bgscale.shifted import shift_line, shift_shares
@@ -82,7 +83,8 @@ def run_demo(
     Parameters
     ----------
     folder : path
-        Gets ``screen/``, ``run.toml``, the weights, ``results.zarr`` and two figures.
+        Gets ``screen/``, ``run.toml``, the weights, ``results.zarr``, figures and the
+        report.
     seed : int
     neighbours : {"same_strain", "independent"}
     cluster : str
@@ -156,11 +158,13 @@ def _report(folder: Path, store: Path, tell: Callable[[str], None]) -> None:
         figures["quality.png"] = plot.quality(summarise(field_table(store)))
     for name, figure in figures.items():
         plot.save(figure, folder / name)
+    page = write(store, folder / "report.html")
     tell("")
     tell(f"screen     {folder / 'screen'} (images, plate map, planted truth)")
     tell(f"results    {store}: bgscale.open_results({str(store)!r})")
     for name in figures:
         tell(f"figure     {folder / name}")
+    tell(f"report     {page}: open it in a browser")
     tell(f"config     {folder / 'run.toml'}: edit it, then bgscale run {folder / 'run.toml'}")
 
 

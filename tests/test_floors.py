@@ -33,6 +33,7 @@ FLOORS = [
         "controls",
         "plot",
         "query",
+        "report",
         "scaffold",
         "demo",
         "verify",
