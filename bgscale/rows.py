@@ -17,7 +17,7 @@ from bgscale.schema import OWN_BACKGROUND
 GROUPED, TRANSFERRED, CONFLICT = "grouped_", "transferred_", "conflict_"
 """Prefixes of the variables of a row."""
 TITLES = {TRANSFERRED: "trained on original", CONFLICT: "conflict"}
-_NOT_KEPT = ("problems", "mean_without", "localizations")
+_NOT_KEPT = ("problems", "localizations")
 
 
 def full_table(

@@ -307,7 +307,7 @@ def to_json(table: xr.Dataset) -> dict[str, Any]:
         holder, dim = (
             (contrasts, "contrast") if "contrast" in variable.dims else (settings, "setting")
         )
-        if name == "mean_without":
+        if str(name).endswith("mean_without"):
             continue
         for key in table[dim].values:
             entry = variable.sel({dim: key})

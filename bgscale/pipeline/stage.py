@@ -3,6 +3,7 @@
 Owns `Stage`, and which function of `bgscale.stages` each kind of stage calls.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -144,7 +145,9 @@ class Stage:
 
 def work(unit: Unit, text: str) -> cells.Done:
     """Do a unit of the job; the one function that workers run."""
-    return _WORK[unit.stage.partition("/")[0]](open_job(text), unit)
+    started = time.perf_counter()
+    files, summary = _WORK[unit.stage.partition("/")[0]](open_job(text), unit)
+    return files, {**summary, "seconds": round(time.perf_counter() - started, 4)}
 
 
 def set_aside(unit: Unit, text: str) -> cells.Done:
