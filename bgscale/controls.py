@@ -13,10 +13,11 @@ import numpy as np
 import xarray as xr
 
 from bgscale import dependence
+from bgscale.asked import models_with
 from bgscale.evaluate import codes_of
-from bgscale.results import open_results
+from bgscale.results import Store, open_results
 from bgscale.rows import control_tables
-from bgscale.summary import models_of, node
+from bgscale.summary import node
 
 NO_VALUE = "none"
 SHOWN = 5
@@ -45,7 +46,7 @@ def findings(store: str | Path, *, model: str = "") -> dict[str, dict[str, xr.Da
         No run store, no such model, or its controls are not done yet.
     """
     tree = open_results(store)
-    return {name: _of_model(tree, name) for name in models_of(tree, "controls", model)}
+    return {name: _of_model(tree, name) for name in models_with(Store(store), "controls", model)}
 
 
 def _of_model(tree: xr.DataTree, name: str) -> dict[str, xr.Dataset]:

@@ -5,6 +5,7 @@ significant, how many are significant and substantial, and how many merely have 
 side by side.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -30,10 +31,16 @@ _COLUMNS = (
     "q",
     "q_substantial",
 )
+_FLAGS = ("significant", "substantial")
 
 
 def shifted(
-    tree: xr.DataTree, model: str, *, setting: str = "masked", fit: str = "fixed"
+    tree: xr.DataTree,
+    model: str,
+    *,
+    setting: str = "masked",
+    fit: str = "fixed",
+    proteins: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Return every protein's shift between `original` and a setting; the surest come first.
 
@@ -42,6 +49,8 @@ def shifted(
     tree : DataTree
         From `open_results`.
     model, setting, fit : str
+    proteins : sequence of str, optional
+        Only these, all of which are there; only what holds them is read.
 
     Returns
     -------
@@ -54,9 +63,9 @@ def shifted(
     InputError
         There is no such model, setting or fit; those that are there are named.
     """
-    one = _chosen(tree, model, setting, fit)
+    one = _chosen(tree, model, setting, fit, proteins)
     frame = pd.DataFrame({name: one[name].to_series() for name in _COLUMNS})
-    for flag in ("significant", "substantial"):
+    for flag in _FLAGS:
         frame[flag] = one[flag].to_series().astype(bool)
     names = one["reason"].attrs["names"]
     frame["reason"] = [names[code] for code in one["reason"].to_numpy()]
@@ -128,11 +137,14 @@ def shift_line(shares: dict[str, Any]) -> str:
     )
 
 
-def _chosen(tree: xr.DataTree, model: str, setting: str, fit: str) -> xr.Dataset:
+def _chosen(
+    tree: xr.DataTree, model: str, setting: str, fit: str, proteins: Sequence[str] | None
+) -> xr.Dataset:
     dataset = node(tree, "shifts", model)
     for dim, value in (("setting", setting), ("fit", fit)):
         known = [str(name) for name in dataset[dim].to_numpy()]
         if value not in known:
             msg = f"no {dim} {value!r}{nearest(value, known)}; there are {', '.join(known)}"
             raise InputError(msg)
-    return dataset.sel(fit=fit, setting=setting).load()
+    one = dataset[[*_COLUMNS, *_FLAGS, "reason"]].sel(fit=fit, setting=setting)
+    return (one if proteins is None else one.sel(protein=list(proteins))).load()

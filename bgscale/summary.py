@@ -10,9 +10,10 @@ import pandas as pd
 import xarray as xr
 
 from bgscale.accuracy import Aggregate
+from bgscale.asked import check_complete, models_with
 from bgscale.errors import InputError, nearest
 from bgscale.proportions import summary
-from bgscale.results import open_results
+from bgscale.results import Store, open_results
 from bgscale.rows import full_table
 
 
@@ -30,18 +31,6 @@ def node(tree: xr.DataTree, kind: str, model: str) -> xr.Dataset:
         msg = f"no {kind} of model {model!r}{nearest(model, known)}; there are {have}"
         raise InputError(msg)
     return tree.children[kind].children[model].to_dataset(inherit=False)
-
-
-def models_of(tree: xr.DataTree, kind: str, model: str = "") -> list[str]:
-    """Return the models that have results of a kind; `model`, if given, alone."""
-    if model:
-        node(tree, kind, model)
-        return [model]
-    known = list(tree[kind].children) if kind in tree.children else []
-    if not known:
-        msg = f"no {kind} in this store yet: `bgscale run` makes it, `bgscale status` says how far"
-        raise InputError(msg)
-    return known
 
 
 def tables(
@@ -65,7 +54,7 @@ def tables(
         As `bgscale.rows.full_table` makes them; the notes say what to beware of.
     """
     tree = open_results(store)
-    names = models_of(tree, "evaluation", model)
+    names = models_with(Store(store), "evaluation", model)
     chosen: Aggregate = aggregate or tree.attrs["config"]["classification"]["aggregate"]
     pairs = pairs_that_differ(tree, differ_in) if differ_in else None
     made = {}
@@ -179,7 +168,9 @@ def field_table(store: str | Path) -> pd.DataFrame:
     InputError
         The screen is one of crops, or its fields are not segmented yet.
     """
-    tree = open_results(store)
+    tree, opened = open_results(store), Store(store)
+    gathered = {f"gather/{plate}" for plate in tree.attrs["plates"]}
+    check_complete(opened, sorted(gathered & set(opened.attrs().get("stages", {}))))
     tables = []
     for plate in tree.attrs["plates"]:
         fields = tree.children["plates"].children.get(plate) if "plates" in tree.children else None

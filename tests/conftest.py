@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
-from screens import config_of, write_screen
+from screens import config_of, plates_config, write_plate_screen, write_screen
 
 from bgscale.run import Run
 
@@ -41,6 +41,17 @@ def small_screen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(small_screen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Store of a finished serial run of the small screen; tests must not change it."""
     config = config_of(small_screen, tmp_path_factory.mktemp("finished"))
+    Run.from_config(config).execute()
+    return Path(config.store)
+
+
+@pytest.fixture(scope="session")
+def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Store of a finished run of two plates, with the published hyperparameters; not to change."""
+    folder = tmp_path_factory.mktemp("plates")
+    screen = write_plate_screen(folder / "screen")
+    how = {"folds": 3, "replicates": 1, "hyperparameters": "published"}
+    config = plates_config(screen, folder, proportions=how)
     Run.from_config(config).execute()
     return Path(config.store)
 

@@ -17,7 +17,7 @@ from bgscale.config import RunConfig, template
 
 COMMANDS = [
     "demo", "init", "info", "import", "map", "plan", "run", "status", "train", "verify", "table",
-    "controls", "shifts", "quality", "export", "models", "weights",
+    "controls", "shifts", "quality", "export", "query", "models", "weights",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from screens import config_of, plates_config, write_plate_screen
+from screens import config_of
 from test_proportions import assert_same_bits
 
 from bgscale import open_results
@@ -99,17 +99,6 @@ def test_classifiers_that_could_not_be_fitted_score_nobody(panels: Any) -> None:
 
 
 # --- in a run ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Store of a run of two plates with the published hyperparameters."""
-    folder = tmp_path_factory.mktemp("predictions")
-    screen = write_plate_screen(folder / "screen")
-    how = {"folds": 3, "replicates": 1, "hyperparameters": "published"}
-    config = plates_config(screen, folder, proportions=how)
-    Run.from_config(config).execute()
-    return Path(config.store)
 
 
 def test_every_shards_features_are_read_once(

@@ -107,13 +107,14 @@ def shifts(
     KL in nats with its 95% interval, p, q (false discovery rate), and which shifts are substantial;
     beside it how many have a large KL, as the paper counts.
     """
-    from bgscale.results import open_results
+    from bgscale.asked import models_with
+    from bgscale.results import Store, open_results
     from bgscale.shifted import format_shifts, shift_shares, shifted
-    from bgscale.summary import models_of
 
-    tree = open_results(str(store))
+    models = models_with(Store(str(store)), "shifts", model)
+    tree = open_results(str(store), nodes=[f"shifts/{name}" for name in models])
     found = {}
-    for name in models_of(tree, "shifts", model):
+    for name in models:
         frame = shifted(tree, name, setting=setting, fit=fit)
         shares = shift_shares(tree, name, setting=setting, fit=fit)
         if as_json:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bgscale.asked import check_complete, pick, pick_all, provenance
+from bgscale.asked import check_complete, goes_on, pick, pick_all, provenance
 from bgscale.errors import InputError
 from bgscale.results import Store
 from bgscale.schema import Missing, Reason, natural
@@ -361,15 +361,14 @@ def choose(
     opened = Store(store)
     attrs = opened.attrs()
     chosen = pick_all("plate", plates, attrs["plates"])
-    models = [
-        name
-        for name in attrs.get("config", {}).get("models", {})
-        if all(opened.has(f"plates/{plate}/embeddings/{name}") for plate in chosen)
-    ]
-    if not models:
-        msg = f"{opened.location} has no embeddings of its plates yet: `bgscale run` makes them"
+    model = pick("model", model, list(attrs.get("config", {}).get("models", {})))
+    without = [p for p in chosen if not opened.has(f"plates/{p}/embeddings/{model}")]
+    if without:
+        msg = (
+            f"{opened.location} has no embeddings of model {model!r} for plate "
+            f"{', '.join(without)} yet: {goes_on(opened)}"
+        )
         raise InputError(msg)
-    model = pick("model", model, models)
     check_complete(opened, [f"embed/{model}/{plate}" for plate in chosen])
     about = opened.attrs(f"plates/{chosen[0]}/embeddings/{model}")
     known = opened.attrs("proteins")["coords"]["protein"]

@@ -6,7 +6,7 @@ for a formula (it begins with = + - @, a tab or a line end) gets an apostrophe i
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -144,7 +144,7 @@ def harmless(text: object) -> object:
     return f"'{text}" if isinstance(text, str) and text.startswith(FORMULA) else text
 
 
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
+def write_csv(frame: pd.DataFrame, path: Path | TextIO) -> None:
     """Write a table: UTF-8, a line end per row, quotes where they are needed, NA, no formulas."""
     safe = frame.rename(columns=harmless)
     for name in safe.columns:

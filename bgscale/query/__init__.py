@@ -5,5 +5,8 @@ that hold it are read; crops are composed again, as they never were stored.
 """
 
 from bgscale.query.composed import crops
+from bgscale.query.of_cells import cells
+from bgscale.query.of_proteins import proteins
+from bgscale.query.written import write_crops
 
-__all__ = ["crops"]
+__all__ = ["cells", "crops", "proteins", "write_crops"]

@@ -15,7 +15,7 @@ import xarray as xr
 
 from bgscale import embed as kernels
 from bgscale import settings as swaps
-from bgscale.asked import check_complete, pick, pick_all
+from bgscale.asked import check_complete, goes_on, pick, pick_all
 from bgscale.config import RunConfig
 from bgscale.draw import cell_names
 from bgscale.errors import InputError
@@ -72,9 +72,8 @@ def crops(
     plate = pick("plate", plate, opened.attrs()["plates"])
     node = f"plates/{plate}/embeddings/{model}"
     if not opened.has(node):
-        known = opened.attrs().get("config", {}).get("models", {})
-        pick("model", model, list(known))
-        msg = f"{opened.location} has no {node} yet: `bgscale run` makes it"
+        pick("model", model, list(opened.attrs().get("config", {}).get("models", {})))
+        msg = f"{opened.location} has no {node} yet: {goes_on(opened)}"
         raise InputError(msg)
     check_complete(opened, [f"embed/{model}/{plate}"])
     about = opened.attrs(node)

@@ -19,6 +19,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from bgscale.errors import AlignmentError, BgscaleError, InputError, SchemaError, StoreMismatchError
 from bgscale.places import Bucket, Place, place_at, spelled
+from bgscale.results.mistaken import instead_of_a_store, of_another_version
 from bgscale.schema import STORE_VERSION
 
 INNER_CELLS = 64
@@ -118,7 +119,8 @@ class Store:
         try:
             content = self.place.read(_metadata(node))
             if content is None:
-                msg = f"{self._at(node)} is not a run store of bgscale: it has no zarr.json"
+                what = "it has no zarr.json" if node else instead_of_a_store(self.place)
+                msg = f"{self._at(node)} is not a run store of bgscale: {what}"
                 raise StoreMismatchError(msg)
             attrs: dict[str, Any] = json.loads(content).get("attributes", {})
         except (OSError, ValueError, AttributeError, RecursionError) as error:
@@ -127,12 +129,7 @@ class Store:
             msg = f"{self._at(node)} is not a run store of bgscale: {error}"
             raise StoreMismatchError(msg) from None
         if not node and attrs.get("bgscale_store") != STORE_VERSION:
-            got = attrs.get("bgscale_store", "none")
-            msg = (
-                f"{self.location} has store version {got}, this bgscale reads {STORE_VERSION}: "
-                "choose another 'store', or the bgscale that made it"
-            )
-            raise StoreMismatchError(msg)
+            raise StoreMismatchError(of_another_version(self.location, attrs))
         return attrs
 
     def update_attrs(self, attrs: Mapping[str, Any], node: str = "") -> None:
