@@ -130,6 +130,7 @@ def test_every_third_party_import_is_declared() -> None:
         for requirement in [*project["dependencies"], *optional]
     }
     known_as = {
+        "PIL": "pillow",
         "cv2": "opencv_python_headless",
         "skimage": "scikit_image",
         "sklearn": "scikit_learn",

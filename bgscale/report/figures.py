@@ -23,6 +23,7 @@ BROAD = 500
 _SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _ID = re.compile(r"#([A-Za-z_][\w.-]*)")
+_REFERENCE = re.compile(r'(?:href="|url\()#([^")]+)')
 _FONT = re.compile(r"(?P<before>.*?)(?P<size>[\d.]+)px\s")
 _WORDS = ("text", "tspan")
 _DROPPED = {"metadata", "style"}
@@ -44,8 +45,9 @@ def inline(axes: Any, key: str) -> Markup:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    root = ElementTree.fromstring(buffer.getvalue())
-    _tidy(root, key)
+    text = buffer.getvalue().decode()
+    root = ElementTree.fromstring(text)
+    _tidy(root, key, set(_REFERENCE.findall(text)))
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     width, height = (ON_SCREEN * float(v) for v in root.attrib["viewBox"].split()[2:])
@@ -55,8 +57,11 @@ def inline(axes: Any, key: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
 
 
-def _tidy(element: ElementTree.Element, key: str) -> None:
-    """Take an element and all in it out of its namespace, and its styles into attributes."""
+def _tidy(element: ElementTree.Element, key: str, used: set[str]) -> None:
+    """Take an element and all in it out of its namespace, and its styles into attributes.
+
+    Of the ids only those are kept that something refers to: the others may stand there twice.
+    """
     element.tag = element.tag.removeprefix(_SVG)
     attributes: dict[str, str] = {}
     for name, value in element.attrib.items():
@@ -65,7 +70,7 @@ def _tidy(element: ElementTree.Element, key: str) -> None:
         elif name == _LINK:
             attributes["href"] = value.replace("#", f"#{key}-", 1) if value[:1] == "#" else value
         elif name == "id":
-            attributes["id"] = f"{key}-{value}"
+            attributes |= {"id": f"{key}-{value}"} if value in used else {}
         elif not name.startswith("{"):
             attributes[name] = _ID.sub(rf"#{key}-\1", value) if "url(#" in value else value
     element.attrib.clear()
@@ -76,7 +81,7 @@ def _tidy(element: ElementTree.Element, key: str) -> None:
         if not isinstance(child.tag, str) or child.tag.removeprefix(_SVG) in _DROPPED:
             element.remove(child)
         else:
-            _tidy(child, key)
+            _tidy(child, key, used)
             if not (child.tail or "").strip():
                 child.tail = None
 

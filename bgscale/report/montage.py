@@ -216,13 +216,12 @@ def outline(mask: npt.NDArray[np.bool_]) -> str:
     """
     padded = np.pad(mask, 1).astype(np.int8)
     steps = []
-    for axis, letter in ((0, "H"), (1, "V")):
+    for axis, spelled in ((0, "M{1} {0}H{2}"), (1, "M{0} {1}V{2}")):
         edges = np.diff(padded, axis=axis) != 0
         lines = edges[:, 1:-1] if axis == 0 else edges[1:-1].T
-        for at, line in enumerate(lines):
-            change = np.flatnonzero(np.diff(np.pad(line.astype(np.int8), 1)))
-            for start, stop in change.reshape(-1, 2):
-                steps.append(
-                    f"M{start} {at}{letter}{stop}" if axis == 0 else f"M{at} {start}{letter}{stop}"
-                )
+        # a run of edges along a line starts and ends where neighbours differ
+        change = np.diff(np.pad(lines.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+        at, places = np.nonzero(change)
+        pairs = zip(at[::2].tolist(), places[::2].tolist(), places[1::2].tolist(), strict=True)
+        steps += [spelled.format(*step) for step in pairs]
     return "".join(steps)
