@@ -4,7 +4,7 @@ Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 failure; 
 input; 3 finished, with fields or cells that could not be used; 74 disk full; 75 stopped, run again.
 """
 
-from bgscale.cli import screens, runs, checks, answers, exports, queries, models, weights  # noqa: F401, I001  the order of commands
+from bgscale.cli import screens, runs, checks, answers, comparing, figures, exports, queries, reporting, models, weights  # noqa: F401, I001  the order of commands
 from bgscale.cli.root import main
 
 __all__ = ["main"]

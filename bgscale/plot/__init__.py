@@ -9,16 +9,20 @@ from bgscale.plot.accuracies import accuracy, sensitivity, table
 from bgscale.plot.backgrounds import confusion, harm, neighbours
 from bgscale.plot.calibration import reliability
 from bgscale.plot.cells import settings
+from bgscale.plot.every import FIGURES, Drawing, every
 from bgscale.plot.plates import PLATE_VARIABLES, quality
 from bgscale.plot.shifts import proportions, shift_distribution, volcano
 from bgscale.plot.style import COLOURS, STYLE, save
 
 __all__ = [
     "COLOURS",
+    "FIGURES",
     "PLATE_VARIABLES",
     "STYLE",
+    "Drawing",
     "accuracy",
     "confusion",
+    "every",
     "harm",
     "neighbours",
     "proportions",

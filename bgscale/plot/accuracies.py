@@ -14,13 +14,14 @@ from bgscale.plot.style import (
     BLUE,
     FAINT,
     QUIET,
-    ROW_MM,
     VERMILLION,
     colour,
+    legend_above,
     name_rows,
     panel,
     plain,
     points_with_bars,
+    row_mm,
     spoken,
     styled,
     warn_of_random,
@@ -149,8 +150,7 @@ def table(
     ax.set_xlabel(f"mean accuracy, 95% interval (n = {count} classes)")
     ax.grid(axis="x", color="#e5e5e5", linewidth=0.5)
     if len(kinds) > 1:
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0,
-                  handletextpad=0.2)  # fmt: skip
+        legend_above(ax, 2)
     warn_of_random(ax, evaluation.attrs)
     return ax
 
@@ -190,7 +190,7 @@ def sensitivity(tree: xr.DataTree, *, model: str, ax: Axes | None = None) -> Axe
     finite(values, f"differences of accuracy of {model!r}")
     order = np.argsort(-np.nan_to_num(values[0], nan=-np.inf), kind="stable")
     classes = found["localization"].values[order]
-    ax = panel(ax, height_mm=14 + ROW_MM * len(classes))
+    ax = panel(ax, height_mm=15 + row_mm(classes) * len(classes))
     step = 0.16 if len(contrasts) > 1 else 0.0
     ax.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
     for contrast, offset, ink in zip(contrasts, (-step, step), (BLUE, VERMILLION), strict=False):
@@ -206,6 +206,6 @@ def sensitivity(tree: xr.DataTree, *, model: str, ax: Axes | None = None) -> Axe
         )
     name_rows(ax, classes)
     ax.set_xlabel("loss of accuracy, 95% interval")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0, handletextpad=0.2)
+    legend_above(ax, 2)
     warn_of_random(ax, evaluation.attrs)
     return ax

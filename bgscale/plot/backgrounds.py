@@ -14,11 +14,14 @@ from bgscale.plot.chosen import finite, pick, read
 from bgscale.plot.style import (
     COLUMN_MM,
     INK,
+    LETTER_MM,
+    LONGEST_WORD,
     LOSS_AND_GAIN,
     PAGE_MM,
     SHARES,
     broken,
     colour,
+    legend_above,
     panel,
     points_with_bars,
     spoken,
@@ -30,8 +33,10 @@ from bgscale.summary import node
 SHOWN = ("original", "same", "different", "cell_free", "masked")
 NO_CELL = "#e3e3e3"
 """Colour of where there is nothing to tell."""
-BESIDE_MM, BELOW_MM, LEAST_MM = 46.0, 34.0, 2.8
-"""Room for names and scale of a heatmap, and the least pitch of its rows."""
+SCALE_MM, LABELS_MM = 23.0, 13.0
+"""Room beside and below a heatmap, names not counted."""
+LEAST_MM, MOST_MM = 2.6, 8.0
+"""Pitch of its rows."""
 STRIP_GAP = 0.4
 """Rows between the heatmap and its strip."""
 
@@ -77,7 +82,7 @@ def harm(
     top = float(np.nanmax(np.abs([*change.ravel(), *overall])))
     limits = (-max(top, 0.01), max(top, 0.01))
     names = found["localization"].values
-    ax = _square(ax, len(names), strip=True)
+    ax = _square(ax, names, strip=True)
     _cells(ax, change, 0.0, LOSS_AND_GAIN, limits)
     drawn = _cells(ax, overall[None], len(names) + STRIP_GAP, LOSS_AND_GAIN, limits)
     for kind, first in (("change", 0.0), ("overall", len(names) + STRIP_GAP)):
@@ -126,7 +131,7 @@ def confusion(
     share = found["told_as_background"].transpose("localization", "background").to_numpy()
     finite(share, f"confusions of {model!r} under {setting!r}")
     names = found["localization"].values
-    ax = _square(ax, len(names), strip=False)
+    ax = _square(ax, names, strip=False)
     drawn = _cells(ax, share, 0.0, SHARES, (0.0, 1.0))
     low = found["excess_low"].transpose("localization", "background").to_numpy()
     _dots(ax, low <= 0, 0.0)
@@ -146,12 +151,19 @@ def _with_each_background(found: xr.Dataset, setting: str) -> xr.Dataset:
     return pick(found, setting=setting)
 
 
-def _square(ax: Axes | None, count: int, *, strip: bool) -> Axes:
-    """Return axes for a heatmap of so many classes."""
-    rows = count + (1 + STRIP_GAP if strip else 0)
-    width = float(np.clip(BESIDE_MM + LEAST_MM * count, COLUMN_MM, PAGE_MM))
-    pitch = min((width - BESIDE_MM) / count, 6.0)
-    return panel(ax, width_mm=width, height_mm=BELOW_MM + rows * pitch)
+def _square(ax: Axes | None, names: npt.NDArray[np.str_], *, strip: bool) -> Axes:
+    """Return axes for a heatmap of classes with these names."""
+    longest = max(len(_on_a_line(name)) for name in names)
+    beside, below = SCALE_MM + LETTER_MM * longest, LABELS_MM + LETTER_MM * longest
+    width = float(np.clip(beside + LEAST_MM * len(names), COLUMN_MM, PAGE_MM))
+    pitch = min((width - beside) / len(names), MOST_MM)
+    rows = len(names) + (1 + STRIP_GAP if strip else 0)
+    return panel(ax, width_mm=width, height_mm=below + rows * pitch)
+
+
+def _on_a_line(name: object) -> str:
+    """Return a name of a row or column of a heatmap, where there is room for one line."""
+    return broken(name, LONGEST_WORD, lines=1)
 
 
 def _cells(
@@ -182,20 +194,21 @@ def _dots(ax: Axes, where: npt.NDArray[np.bool_], first: float) -> None:
 
 def _name_both(ax: Axes, names: npt.NDArray[np.str_], dots: str, *, strip: str = "") -> None:
     count = len(names)
-    rows, ticks = [broken(n) for n in names], [float(k) for k in range(count)]
+    rows, ticks = [_on_a_line(n) for n in names], [float(k) for k in range(count)]
     if strip:
         rows, ticks = [*rows, strip], [*ticks, count + STRIP_GAP]
-    ax.set_xticks(range(count), [broken(n) for n in names], rotation=90, linespacing=0.9)
-    ax.set_yticks(ticks, rows, linespacing=0.9)
+    ax.set_xticks(range(count), [_on_a_line(n) for n in names], rotation=90, rotation_mode="anchor",
+                  ha="right", va="center")  # fmt: skip
+    ax.set_yticks(ticks, rows)
     ax.set(xlim=(-0.5, count - 0.5), ylim=(ticks[-1] + 0.5, -0.5), aspect="equal")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel(f"background (dot: {dots})")
+    ax.set_xlabel(f"background\n(dot: {dots})")
     ax.set_ylabel("centre cell")
 
 
 def _bar(ax: Axes, drawn: QuadMesh, label: str) -> None:
-    bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.6, aspect=18, pad=0.02)
+    bar = ax.figure.colorbar(drawn, ax=ax, shrink=0.75, aspect=16, pad=0.02)
     bar.set_label(label)
     bar.outline.set_visible(False)
 
@@ -264,8 +277,7 @@ def neighbours(tree: xr.DataTree, *, model: str, ax: Axes | None = None) -> Axes
     ax.tick_params(axis="x", length=0)
     ax.set_xlim(-0.6, ticks[-1] + 0.6)
     ax.set_ylabel("share of cells told right, 95% interval")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(settings), borderaxespad=0,
-              handletextpad=0.1)  # fmt: skip
+    legend_above(ax, len(settings))
     warn_of_random(ax, evaluation.attrs)
     return ax
 

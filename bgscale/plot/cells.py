@@ -64,8 +64,8 @@ def settings(
         raise InputError(msg)
     blocks = 2 if len(classes) > LONGEST_COLUMN and len(names) <= MOST_SETTINGS_BESIDE else 1
     half = -(-len(classes) // blocks)
-    rows = [broken(name, NAME_LETTERS) for name in classes]
-    heads = [broken(spoken(name), HEAD_LETTERS) for name in names]
+    rows = [broken(name, NAME_LETTERS, lines=3) for name in classes]
+    heads = [broken(spoken(name), HEAD_LETTERS, lines=3) for name in names]
     beside = 3 + LETTER_MM * max(len(line) for text in rows for line in text.split("\n"))
     above = 2 + LINE_MM * max(text.count("\n") + 1 for text in heads)
     pitch = min((PAGE_MM / blocks - beside) / len(names), LARGEST_MM)

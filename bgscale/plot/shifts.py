@@ -17,6 +17,7 @@ from bgscale.plot.style import (
     broken,
     colour,
     counted,
+    legend_above,
     name_rows,
     panel,
     plain,
@@ -161,7 +162,7 @@ def volcano(
     sure = (tested["significant"] & tested["substantial"]).to_numpy(bool)
     ax = panel(ax, height_mm=72)
     for which, ink, name in (
-        (~sure, "#9a9a9a", "other"), (sure, VERMILLION, "significantly and substantially shifted"),
+        (~sure, "#9a9a9a", "other"), (sure, VERMILLION, "significant and substantial"),
     ):  # fmt: skip
         ax.plot(
             x[which], y[which], "o", markersize=2.6, color=ink, markeredgewidth=0,
@@ -174,7 +175,7 @@ def volcano(
     ax.set_ylim(bottom=0, top=1.25 * max(float(y.max()), 1.5))
     ax.set_xlabel(f"total variation, original to {spoken(setting)} (n = {len(x):,} proteins)")
     ax.set_ylabel("−log10 q")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, handletextpad=0.2, ncols=2)
+    legend_above(ax, 2)
     warn_of_random(ax, shifts.attrs)
     surest = np.flatnonzero(sure)[: 3 * NAMED]
     labels = [Label(str(tested.index[k]), x[k], y[k]) for k in surest]
@@ -202,7 +203,7 @@ def proportions(
     Axes
         A row a localization that matters under any setting (at least 5%, six at most), and the sum
         of all others; in it each setting's proportion (mean softmax, out of fold) with its 95%
-        interval for fresh fields. The localizations of the plate map are said to be annotated.
+        interval for fresh fields. Localizations of the plate map are bold.
 
     Raises
     ------
@@ -212,8 +213,8 @@ def proportions(
     names = ("proportion", "proportion_low", "proportion_high", "n_cells")
     shifts = pick(read(tree, "shifts", model, names), fit=fit, protein=protein)
     settings = [str(s) for s in shifts["setting"].values]
-    there = np.isfinite(shifts["proportion"].to_numpy()).all(1)
-    if not there.any():
+    present = np.isfinite(shifts["proportion"].to_numpy()).all(1)
+    if not present.any():
         msg = f"protein {protein!r} has no cells under any setting: `bgscale query` says why"
         raise InputError(msg)
     largest = shifts["proportion"].max("setting").to_numpy()
@@ -222,10 +223,10 @@ def proportions(
     label = tree.children["proteins"].to_dataset()["label"].sel(protein=protein).astype(bool)
     own = set(label["localization"].values[label.to_numpy()].tolist())
     classes = shifts["localization"].values
-    rows = [broken(classes[k]) + ("\n(annotated)" if classes[k] in own else "") for k in kept]
+    rows = [broken(classes[k]) for k in kept]
     rest = np.delete(shifts["proportion"].to_numpy(), kept, axis=1)
     rows += [f"{OTHER} ({rest.shape[1]})"] if rest.shape[1] else []
-    ax = panel(ax, height_mm=18 + len(rows) * max(9.0, 2.0 * len(settings)))
+    ax = panel(ax, height_mm=24 + len(rows) * max(9.0, 2.0 * len(settings)))
     offsets = np.linspace(-0.32, 0.32, len(settings)) if len(settings) > 1 else [0.0]
     row = np.arange(len(kept))
     for s, (setting, offset) in enumerate(zip(settings, offsets, strict=True)):
@@ -247,18 +248,18 @@ def proportions(
     for line in range(1, len(rows)):
         ax.axhline(line - 0.5, color="#e5e5e5", linewidth=0.5, zorder=0)
     ax.set_yticks(range(len(rows)), rows)
+    for k, text in zip(kept, ax.get_yticklabels(), strict=False):
+        text.set_fontweight("bold" if classes[k] in own else "normal")
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ends = [
-        shifts["proportion_high"].isel(localization=kept),
-        shifts["proportion"].isel(localization=kept),
-    ]
-    top = np.nanmax([*(np.nanmax(end) for end in ends), *np.nansum(rest, axis=1)])
+    there = [shifts[f"proportion{end}"].isel(localization=kept) for end in ("", "_high")]
+    ends = np.concatenate([*(one.to_numpy().ravel() for one in there), rest.sum(axis=1)])
+    top = float(np.nanmax(ends))
     ax.set_xlim(-0.02 * top, min(1.04 * top, 1.02))
-    cells = counted(shifts["n_cells"].to_numpy()[there])
-    ax.set_xlabel(f"proportion of {plain(protein)}, 95% interval (n = {cells} cells)")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3,
-              borderaxespad=0, handletextpad=0.1, columnspacing=0.9)  # fmt: skip
+    cells = counted(shifts["n_cells"].to_numpy()[present])
+    bold = "\nbold: annotated in the plate map" if own & set(classes[kept]) else ""
+    ax.set_xlabel(f"proportion of {plain(protein)}\n95% interval, n = {cells} cells{bold}")
+    legend_above(ax, 3)
     warn_of_random(ax, shifts.attrs)
     return ax

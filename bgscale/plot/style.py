@@ -24,8 +24,8 @@ Floats: TypeAlias = npt.NDArray[np.floating]
 COLUMN_MM, PAGE_MM = 89.0, 183.0
 """Widths of a journal's column and page."""
 INCHES_PER_MM = 1 / 25.4
-ROW_MM = 4.6
-"""Pitch of rows that have a name each."""
+ROW_MM, LINE_MM, LETTER_MM = 4.6, 2.7, 1.3
+"""Least pitch of rows, and what a line and a letter of a name take."""
 DPI = 300
 INK, QUIET, FAINT = "#000000", "#666666", "#bbbbbb"
 BLUE, SKY, GREEN, YELLOW, ORANGE, VERMILLION, PURPLE = (
@@ -47,8 +47,9 @@ LOSS_AND_GAIN = LinearSegmentedColormap.from_list(
     "loss and gain", ["#7a3500", VERMILLION, "#f3c9ac", "#ffffff", "#a9cfe6", BLUE, "#003f63"]
 )
 SHARES = LinearSegmentedColormap.from_list("shares", ["#ffffff", "#a9cfe6", BLUE, "#00263d"])
-NAME_LETTERS, LONGEST_WORD = 18, 26
-"""Names longer than the first are broken into lines, words longer than the second in two."""
+NAME_LETTERS, LONGEST_LINE, LONGEST_WORD = 18, 20, 26
+"""Names longer than the first are broken into lines, words longer than the last in two."""
+RANDOM = "random weights"
 FORMATS = ("svg", "pdf", "png")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -164,10 +165,21 @@ def spoken(setting: object) -> str:
     return plain(setting).replace("_", " ")
 
 
-def broken(name: object, letters: int = NAME_LETTERS) -> str:
-    """Return a name in lines of at most so many letters."""
-    longest = max(map(len, str(name).split()), default=1)
-    return "\n".join(textwrap.wrap(plain(name), max(letters, min(longest, LONGEST_WORD))) or [""])
+def broken(name: object, letters: int = NAME_LETTERS, *, lines: int = 2) -> str:
+    r"""Return a name in lines; what is longer than all of them ends with an ellipsis.
+
+    Examples
+    --------
+    >>> broken("nuclear periphery of all the cells in a crop")
+    'nuclear periphery of\nall the cells in a…'
+    >>> broken("mitochondrion", 8)
+    'mitochondrion'
+    """
+    text = str(name)
+    longest = max(map(len, text.split()), default=1)
+    wide = max(letters, min(longest, LONGEST_WORD), min(-(-len(text) // lines), LONGEST_LINE))
+    found = textwrap.wrap(text, wide, max_lines=lines, placeholder="…")
+    return "\n".join(map(plain, found))
 
 
 def colour(setting: str) -> str:
@@ -180,19 +192,35 @@ def colour(setting: str) -> str:
 
 def warn_of_random(ax: Axes, attrs: dict[Any, Any]) -> None:
     """Say it in the figure if the model has random weights."""
-    if attrs.get("random_weights"):
-        ax.set_title("random weights", loc="right", fontsize=7, color=VERMILLION, style="italic")
+    if not attrs.get("random_weights"):
+        return
+    # a title would lie on the legend
+    if ax.get_xlabel():
+        ax.set_xlabel(f"{ax.get_xlabel()}\n{RANDOM}")
+    else:
+        ax.set_title(RANDOM, loc="left")
 
 
-def name_rows(ax: Axes, names: Iterable[object], **how: Any) -> None:
+def row_mm(names: Iterable[object], least: float = ROW_MM) -> float:
+    """Return the pitch of rows in which names have room."""
+    return max([least, *(LINE_MM * (1 + broken(name).count("\n")) + 0.6 for name in names)])
+
+
+def name_rows(ax: Axes, names: Iterable[object]) -> None:
     """Give each row, from the top, its name."""
-    shown = [broken(name, **how) for name in names]
-    ax.set_yticks(range(len(shown)), shown)
+    shown = [broken(name) for name in names]
+    ax.set_yticks(range(len(shown)), shown, linespacing=0.95)
     ax.set_ylim(len(shown) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.spines[["left", "top", "right"]].set_visible(False)
-    for text in ax.get_yticklabels():
-        text.set_linespacing(0.9)
+
+
+def legend_above(ax: Axes, columns: int) -> None:
+    """Put the legend above the axes, from the right: on the left there is room above the names."""
+    ax.legend(
+        loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, borderaxespad=0,
+        handletextpad=0.1, columnspacing=1.0,
+    )  # fmt: skip
 
 
 def points_with_bars(
