@@ -90,8 +90,8 @@ def to_csv(
         No such model (the nearest is said), the run is not complete, or the place is taken.
     """
     opened = Store(store)
-    check_apart(out, opened.location)
     known = list(opened.attrs().get("config", {}).get("models", {}))
+    check_apart(out, opened.location)
     models = [pick("model", model, known)] if model else known
     planned = opened.attrs().get("planned", [])
     later = [f"{s}/{n}" for n in models for s in _LATER_STAGES if f"{s}/{n}" in planned]
