@@ -249,6 +249,34 @@ class TrainingSection(Section):
     )
     cells_per_protein: int = Field(default=2000, ge=1, description="most cells of one protein")
     seed: int = Field(default=0, ge=0, description="of first weights, batches and augmentation")
+    start: str = Field(
+        default="", description="first weights, a safetensors file to go on from; empty: random"
+    )
+    invariant: bool = Field(
+        default=False,
+        description="train a model that does not see the neighbours: cells are shown on swapped "
+        "backgrounds, as the next keys say",
+    )
+    swap_share: float = Field(
+        default=1.0, ge=0, le=1, description="invariant: share of cells on a donor's background"
+    )
+    consistency: float = Field(
+        default=1.0,
+        ge=0,
+        description="invariant: each cell is shown on two backgrounds, and the difference between "
+        "its two profiles has this weight; 0: on one",
+    )
+    mask_input: tuple[Literal["channel", "gate", "rim"], ...] = Field(
+        default=("channel", "gate"),
+        description="invariant: the network reads the mask as a channel, and its layers in the "
+        "centre cell alone (gate); empty: it sees no mask",
+    )
+    mask_jitter_px: int = Field(
+        default=2,
+        ge=0,
+        description="invariant: masks that the network reads are so many pixels off, at most, and "
+        "now and then merged with a neighbour",
+    )
     threads: int = Field(default=2, ge=1, description="torch threads: trained weights depend on it")
 
 
@@ -273,6 +301,11 @@ class ModelSection(Section):
         default=(),
         description="steps instead of the model's own, of minmax, standardise, percentile_range, "
         "minmax_inside, mask; `masked` ends with mask in any case",
+    )
+    mask_input: tuple[Literal["channel", "gate", "rim"], ...] = Field(
+        default=(),
+        description="'gate' reads the layers of any network in the centre cell alone; 'channel' is "
+        "for those trained so; empty: the model's own",
     )
     micro_batch: int = Field(
         default=0, ge=0, description="crops a forward pass; 0: the model's own"
@@ -306,6 +339,8 @@ class ModelSection(Section):
         if self.preprocess:
             steps = tuple(step for step in self.preprocess if step != "mask")
             changed |= {"preprocess": self.preprocess, "masked_preprocess": (*steps, "mask")}
+        if self.mask_input:
+            changed["mask_input"] = self.mask_input
         if self.micro_batch:
             changed["micro_batch"] = self.micro_batch
         return changed
@@ -389,7 +424,12 @@ class RunConfig(Section):
             name: model.model_copy(update={"weights": at(model.weights), "spec": at(model.spec)})
             for name, model in self.models.items()
         }
-        return self.model_copy(update={"store": at(self.store), "screen": screen, "models": models})
+        training = self.training.model_copy(update={"start": at(self.training.start)})
+        return self.model_copy(
+            update={
+                "store": at(self.store), "screen": screen, "models": models, "training": training
+            }
+        )  # fmt: skip
 
     def to_config(self) -> dict[str, Any]:
         """Return the config as plain JSON types."""

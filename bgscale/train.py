@@ -14,15 +14,19 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from bgscale import draw
 from bgscale import embed as kernels
-from bgscale.config import RunConfig
+from bgscale.config import RunConfig, TrainingSection
 from bgscale.errors import ConfigError, InputError, nearest
-from bgscale.models import load_model
+from bgscale.models import ModelSpec, load_model
 from bgscale.models.fit import FitConfig, fit
-from bgscale.models.weights import save_weights
+from bgscale.models.invariance import Invariance
+from bgscale.models.start import first_weights
+from bgscale.models.weights import Weights, read_weights, save_weights
 from bgscale.settings import Ints
+from bgscale.stages.cells import cell_ranges
 from bgscale.stages.job import Job
 
 
@@ -40,7 +44,10 @@ class Training:
     epochs, best : int
         Epochs that were run, and the one that was kept.
     accuracy : float or None
-        On the cells held out, of the epoch that was kept.
+        On the cells held out, of the epoch that was kept; of an invariant training the mean over
+        their own background and another's.
+    method : str
+        What was done against backgrounds; empty: nothing.
     """
 
     weights: Path
@@ -50,13 +57,15 @@ class Training:
     epochs: int
     best: int
     accuracy: float | None
+    method: str = ""
 
     def __str__(self) -> str:
         reached = "" if self.accuracy is None else f", {self.accuracy:.1%} of held-out cells right"
+        how = f" ({self.method})" if self.method else ""
         return (
-            f"trained on {self.cells - self.held_out} cells of {self.proteins} proteins, held out "
-            f"{self.held_out} of other fields; epoch {self.best} of {self.epochs} kept{reached}: "
-            f"{self.weights}"
+            f"trained{how} on {self.cells - self.held_out} cells of {self.proteins} proteins, "
+            f"held out {self.held_out} of other fields; epoch {self.best} of {self.epochs} kept"
+            f"{reached}: {self.weights}"
         )
 
 
@@ -131,19 +140,17 @@ def train(
     name = model_to_train(config)
     model = config.models[name]
     rows, proteins = training_cells(job)
-    untrained = load_model(
-        model.architecture,
-        seed=section.seed,
-        n_outputs=len(proteins),
-        overrides=model.overrides() or None,
-    ).spec
+    table, invariance = job.everyone, _invariance(section)
+    first = read_weights(section.start) if section.start else None
     spec = replace(
-        untrained,
+        _untrained(job.config, name, first, len(proteins)),
         class_names=tuple(proteins),
         pixel_size_um=job.pixel_size_um or None,
-        origin=f"trained by bgscale on {len(rows)} cells of {len(proteins)} proteins",
     )
-    table = job.everyone
+    method = invariance.said(spec.mask_input) if invariance else ""
+    origin = f"trained by bgscale on {len(rows)} cells of {len(proteins)} proteins"
+    origin += f", from {first.name} ({first.sha256[:12]})" if first else ""
+    spec = replace(spec, origin=f"{origin}; {method}" if method else origin)
     channels = job.role_indices(spec.channels, who=f"model {name!r}")
     images, masks = (job.read_rows(f"crops/{array}", rows) for array in ("image", "mask"))
     images, masks = kernels.fit_window(images[:, channels], masks, size_px=spec.input_size_px)
@@ -160,21 +167,59 @@ def train(
         if on_epoch is not None:
             on_epoch(epoch + 1, section.epochs, text)
 
+    scaled = job.config.screen.intensity_scaling != "none"
+    how = {f.name: getattr(section, f.name) for f in fields(FitConfig) if hasattr(section, f.name)}
     result = fit(
         images,
         np.unique(table.cells.protein[rows], return_inverse=True)[1],
         table.cells.field[rows],
         spec=spec,
         n_outputs=len(proteins),
-        config=FitConfig(**{f.name: getattr(section, f.name) for f in fields(FitConfig)
-                            if hasattr(section, f.name)}),
+        config=FitConfig(**how, invariance=invariance),
         masks=masks,
+        ranges=_ranges(job, rows)[:, channels] if invariance and scaled else None,
+        start=first_weights(first, spec) if first else None,
         checkpoint=checkpoint,
         on_epoch=tell,
-    )  # fmt: skip
+    )
     save_weights(weights, result.network, result.spec)
     checkpoint.unlink(missing_ok=True)
     accuracy = result.history[result.best_epoch].validation_accuracy
     held_out = int(result.validation.sum())
     epochs, best = len(result.history), result.best_epoch + 1
-    return Training(weights, len(rows), held_out, len(proteins), epochs, best, accuracy)
+    return Training(weights, len(rows), held_out, len(proteins), epochs, best, accuracy, method)
+
+
+def _invariance(section: TrainingSection) -> Invariance | None:
+    if not section.invariant:
+        return None
+    return Invariance(**{f.name: getattr(section, f.name) for f in fields(Invariance)})
+
+
+def _untrained(config: RunConfig, name: str, first: Weights | None, n_outputs: int) -> ModelSpec:
+    """Return the spec of the model to train: the config's, or that of its first weights."""
+    model, section = config.models[name], config.training
+    changes = model.overrides()
+    if section.invariant:
+        changes.setdefault("mask_input", section.mask_input)
+    if first is None or first.spec is None:
+        return load_model(
+            model.architecture, seed=section.seed, n_outputs=n_outputs, overrides=changes or None
+        ).spec
+    if first.spec.architecture != model.architecture:
+        msg = (
+            f"training.start = {section.start!r} is of the model {first.spec.architecture!r}; "
+            f"expected {model.architecture!r}, as models.{name}.architecture says"
+        )
+        raise InputError(msg)
+    plain = {"n_outputs": n_outputs, "class_names": [], "weights": "random", "weights_sha256": ""}
+    return ModelSpec.from_config(first.spec.to_config() | plain | changes)
+
+
+def _ranges(job: Job, rows: Ints) -> npt.NDArray[np.float32]:
+    """Return the intensity range of the protein of each cell: (cell, channel, bound), float32."""
+    found = np.empty((len(rows), len(job.channels), 2), np.float32)
+    for plate, here, own in job.parts(rows, "cells/id"):
+        cells = job.cells(plate).cells.take(own)
+        found[here] = cell_ranges(job, plate, cells.protein, cells.field)
+    return found

@@ -173,12 +173,18 @@ def status(store: Path, as_json: bool) -> None:  # noqa: FBT001
 @main.command()
 @click.argument("run_toml", type=RUN_TOML)
 @cluster("serial")
+@click.option(
+    "--invariant",
+    is_flag=True,
+    help="Train a model that does not see the neighbours, as training.invariant = true does.",
+)
 @click.option("--restart", is_flag=True, help="Forget the checkpoint of an earlier training.")
 @click.option("--redo", is_flag=True, help="Replace what another config has made in the store.")
 @_first_look
 def train(
     run_toml: Path,
     cluster: str,
+    invariant: bool,  # noqa: FBT001
     restart: bool,  # noqa: FBT001
     redo: bool,  # noqa: FBT001
     limit: int,
@@ -195,6 +201,9 @@ def train(
     from bgscale.run import outcome, train_model
 
     config = _load(run_toml, limit, proteins)
+    if invariant:
+        training = config.training.model_copy(update={"invariant": True})
+        config = config.model_copy(update={"training": training})
     with connect(cluster, tell=tell) as client, Narrator.of_store(config.store) as narrator:
         result = train_model(config, client, listener=narrator, restart=restart, redo=redo)
     say_left_out(outcome(config.store))

@@ -178,7 +178,7 @@ def _converted(network: nn.Module, layers: Sequence[str], spec: ModelSpec, size:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    shape = [size, len(spec.channels), spec.network_crop_px, spec.network_crop_px]
+    shape = [size, spec.n_inputs, spec.network_crop_px, spec.network_crop_px]
     # converting with openvino.convert_model would report its use to its makers
     converter = FrontEndManager().load_by_framework("pytorch")
     try:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bgscale.draw import order
 from bgscale.models.spec import ModelSpec
-from bgscale.schema import CENTRE_CELL
+from bgscale.schema import CENTRE_CELL, MEDIUM
 
 N_ORIENTATIONS = 8
 """Quarter turns of a crop and of its mirror image."""
@@ -26,12 +26,16 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Crops:
-    """Crops in counts, with their masks (or None) and classes, given out by row."""
+    """Crops in counts, with their masks (or None) and classes, given out by row.
+
+    `ranges` (cell, channel, bound), float32, is what donors are scaled by; None: as imaged.
+    """
 
     images: npt.NDArray[Any]
     masks: npt.NDArray[Any] | None
     targets: IntArray
     device: str
+    ranges: npt.NDArray[np.float32] | None = None
 
     def take(self, rows: IntArray) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return crops (n, channel, y, x), float32; centre cells, bool, or None; classes (n,)."""
@@ -40,6 +44,22 @@ class Crops:
         if self.masks is not None:
             inside = torch.from_numpy(self.masks[rows] == CENTRE_CELL).to(self.device)
         return crops, inside, torch.from_numpy(self.targets[rows]).to(self.device)
+
+    def take_cells(self, rows: IntArray) -> Tensor:
+        """Return where cells are, centre cells and others: (n, y, x), bool."""
+        assert self.masks is not None
+        return torch.from_numpy(self.masks[rows] != MEDIUM).to(self.device)
+
+    def scaling(self, rows: IntArray, donors: IntArray) -> Tensor | None:
+        """Return what maps donors onto the ranges of cells: `bgscale.settings.compose.scaling`."""
+        if self.ranges is None:
+            return None
+        low, high = (self.ranges[which] for which in (donors, rows))
+        spans = low[..., 1] - low[..., 0], high[..., 1] - high[..., 0]
+        ranged = spans[0] > 0
+        gain = np.where(ranged, spans[1], 1) / np.where(ranged, spans[0], 1)
+        scale = np.stack([low[..., 0], gain.astype(np.float32), high[..., 0]], axis=-1)
+        return torch.from_numpy(scale).to(self.device)
 
 
 def split_by_group(targets: IntArray, groups: IntArray, fraction: float, seed: int) -> BoolArray:
@@ -90,12 +110,15 @@ def balanced(rows: IntArray, targets: IntArray, rng: np.random.Generator) -> Int
     return rng.permutation(np.concatenate(drawn))[: len(rows)]
 
 
-def augmented(x: Tensor, spec: ModelSpec, rng: np.random.Generator) -> Tensor:
-    """Return the crops in random orientations, each cut to the network crop at random."""
+def augmented(x: Tensor, spec: ModelSpec, rng: np.random.Generator, *, views: int = 1) -> Tensor:
+    """Return the crops in random orientations, each cut to the network crop at random.
+
+    They may be several views of the same cells, one after the other: those are turned alike.
+    """
     slack = spec.input_size_px - spec.network_crop_px
     y, z = rng.integers(slack + 1, size=2)
     x = x[..., y : y + spec.network_crop_px, z : z + spec.network_crop_px]
-    orientation = rng.integers(N_ORIENTATIONS, size=len(x))
+    orientation = np.tile(rng.integers(N_ORIENTATIONS, size=len(x) // views), views)
     turned = torch.empty_like(x, memory_format=torch.channels_last)
     for code in range(N_ORIENTATIONS):
         chosen = torch.from_numpy(np.flatnonzero(orientation == code)).to(x.device)

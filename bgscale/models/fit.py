@@ -23,15 +23,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from bgscale.draw import digest64
 from bgscale.errors import ConfigError, InputError
 from bgscale.models import MODELS
-from bgscale.models.batches import BoolArray, Crops, IntArray, augmented, balanced, split_by_group
+from bgscale.models.batches import BoolArray, Crops, IntArray, balanced, split_by_group
 from bgscale.models.embedding import EmbeddingModel, check_masks
+from bgscale.models.invariance import Invariance, Lenders, check_ranges
 from bgscale.models.layers import build_network
-from bgscale.models.preprocess import preprocess
+from bgscale.models.objective import Objective
 from bgscale.models.spec import ModelSpec
 from bgscale.models.weights import load_state
 
@@ -68,6 +68,8 @@ class FitConfig:
         loses tenfold where the cores are shared.
     device : str
         Where it runs. The promise of equal bits is for "cpu".
+    invariance : Invariance, optional
+        How the network is kept from reading backgrounds; None: it may read them.
     """
 
     epochs: int = 30
@@ -79,6 +81,7 @@ class FitConfig:
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
+    invariance: Invariance | None = None
 
     def __post_init__(self) -> None:
         bounds = {"epochs": 1, "batch_size": 2, "patience": 1, "threads": 1}
@@ -125,6 +128,7 @@ def fit(
     n_outputs: int,
     config: FitConfig | None = None,
     masks: npt.NDArray[Any] | None = None,
+    ranges: npt.NDArray[np.float32] | None = None,
     start: Mapping[str, Tensor] | None = None,
     checkpoint: str | Path | None = None,
     on_epoch: OnEpoch | None = None,
@@ -144,7 +148,11 @@ def fit(
         Number of classes.
     config : FitConfig, optional
     masks : array (n, y, x), uint8 or bool, optional
-        1, or True, in the centre cell; for a spec whose `preprocess` reads it.
+        1, or True, in the centre cell, 2 in others; for a spec that reads it, and to swap
+        backgrounds.
+    ranges : array (n, channel, 2), float32, optional
+        Intensity range of the protein of each cell, by which lent backgrounds are scaled; None:
+        they keep their counts.
     start : mapping of str to tensor, optional
         First weights; by default random ones of `config.seed`.
     checkpoint : path, optional
@@ -160,19 +168,25 @@ def fit(
     target, group = np.asarray(targets, np.int64), np.asarray(groups, np.int64)
     spec = replace(spec, n_outputs=n_outputs, seed=config.seed)
     _check(images, target, group, masks, spec)
+    check_ranges(ranges, images.shape[:2])
+    if config.invariance is not None and masks is None:
+        msg = "fit: no masks; to swap backgrounds, it must be known where the centre cells are"
+        raise InputError(msg)
     held_out = split_by_group(target, group, config.validation_fraction, config.seed)
-    data = Crops(images, masks, target, config.device)
+    data = Crops(images, masks, target, config.device, ranges)
+    train, held = (Lenders(np.flatnonzero(which), target, group) for which in (~held_out, held_out))
+    objective = Objective(data, train, held, spec, config.invariance, config.seed)
     network = build_network(MODELS[spec.architecture], spec)
     if start is not None:
         load_state(network, start, "first weights")
     state = _Fit(EmbeddingModel(spec, network, config.device), config)
     token = ""
     if checkpoint is not None:
-        token = _token(images, target, group, masks, spec, config, start)
+        token = _token(images, target, group, masks, ranges, spec, config, start)
         state.read(Path(checkpoint), token)
     with _torch_threads(config.threads):
         while not state.finished():
-            line = _epoch(state, data, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+            line = _epoch(state, objective)
             state.add(line)
             if checkpoint is not None:
                 state.write(Path(checkpoint), token)
@@ -252,10 +266,10 @@ class _Fit:
         self.history = [Epoch(**line) for line in content["history"]]
 
 
-def _epoch(state: _Fit, data: Crops, train: IntArray, validation: IntArray) -> Epoch:
-    epoch, config, spec = len(state.history), state.config, state.model.spec
+def _epoch(state: _Fit, objective: Objective) -> Epoch:
+    epoch, config = len(state.history), state.config
     rng = np.random.Generator(np.random.Philox(key=digest64(config.seed, "epoch", epoch)))
-    rows = balanced(train, data.targets, rng)
+    rows = balanced(np.sort(objective.train.rows), objective.data.targets, rng)
     batches = np.array_split(rows, -(-len(rows) // config.batch_size))
     n_steps = config.epochs * len(batches)
     state.network.train()
@@ -264,9 +278,7 @@ def _epoch(state: _Fit, data: Crops, train: IntArray, validation: IntArray) -> E
         share = _schedule((epoch * len(batches) + i + 0.5) / n_steps)
         for options in state.optimizer.param_groups:
             options["lr"] = config.learning_rate * share
-        crops, inside, target = data.take(batch)
-        x = augmented(preprocess(crops, inside, spec), spec, rng)
-        loss = cross_entropy(state.network(x)["logits"], target)
+        loss = objective.loss(state.network, batch, epoch, rng)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
@@ -275,7 +287,7 @@ def _epoch(state: _Fit, data: Crops, train: IntArray, validation: IntArray) -> E
     if not math.isfinite(train_loss):
         msg = f"training loss is {train_loss} in epoch {epoch}: lower learning_rate"
         raise InputError(msg)
-    return Epoch(epoch, train_loss, *_validate(state.model, data, validation))
+    return Epoch(epoch, train_loss, *objective.validate(state.model))
 
 
 def _schedule(progress: float) -> float:
@@ -283,27 +295,6 @@ def _schedule(progress: float) -> float:
     if progress < WARM_UP_FRACTION:
         return progress / WARM_UP_FRACTION
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP_FRACTION) / (1 - WARM_UP_FRACTION)))
-
-
-def _validate(
-    model: EmbeddingModel, data: Crops, rows: IntArray
-) -> tuple[float | None, float | None]:
-    """Return loss and accuracy, means over the classes; None where nothing is held out."""
-    if not len(rows):
-        return None, None
-    model.network.eval()
-    losses, right = [], []
-    for batch in np.array_split(rows, -(-len(rows) // model.spec.micro_batch)):
-        crops, inside, target = data.take(batch)
-        logits = model.forward(crops, inside, "unmasked")["logits"]
-        losses.append(cross_entropy(logits, target, reduction="none").cpu().numpy())
-        right.append((logits.argmax(1) == target).cpu().numpy())
-    _, codes, counts = np.unique(data.targets[rows], return_inverse=True, return_counts=True)
-    weights = 1.0 / (counts[codes] * len(counts))
-    return (
-        float(np.concatenate(losses).astype(np.float64) @ weights),
-        float(np.concatenate(right) @ weights),
-    )
 
 
 @contextmanager
@@ -321,13 +312,19 @@ def _token(
     targets: IntArray,
     groups: IntArray,
     masks: npt.NDArray[Any] | None,
+    ranges: npt.NDArray[np.float32] | None,
     spec: ModelSpec,
     config: FitConfig,
     start: Mapping[str, Tensor] | None,
 ) -> str:
     """Return a hash of everything that can change the weights."""
-    digest = hashlib.sha256(json.dumps([spec.to_config(), asdict(config)], sort_keys=True).encode())
+    how = asdict(config)
+    if config.invariance is None:
+        del how["invariance"]
+    digest = hashlib.sha256(json.dumps([spec.to_config(), how], sort_keys=True).encode())
     arrays = [images, targets, groups] + ([] if masks is None else [masks])
+    if ranges is not None and config.invariance is not None:
+        arrays.append(ranges)
     arrays += [v.detach().cpu().numpy() for v in (start or {}).values()]
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())

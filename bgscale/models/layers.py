@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from bgscale.draw import digest64, philox
 from bgscale.errors import ConfigError, nearest
@@ -19,6 +20,10 @@ from bgscale.models.spec import ModelSpec
 
 NORM_EPSILON = 1e-3
 """Keras' and the published networks'; torch's default is 1e-5."""
+
+
+INSIDE = "inside"
+"""Beside the taps of a network that is gated: where the centre cell is, at that size."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ class ConvNetwork(nn.Module):
             if width != widths[layer]:
                 msg = f"layer {layer!r} of {spec.architecture!r}: width {width}, is {widths[layer]}"
                 raise ConfigError(msg)
-        channels = len(spec.channels)
+        self.gated = bool({"gate", "rim"} & set(spec.mask_input))
+        channels = len(spec.channels) + ("channel" in spec.mask_input)
         for stage in self.stages:
             conv = nn.Conv2d(channels, stage.width, 3, stride=stage.stride, padding=self.padding)
             self.add_module(stage.conv, conv)
@@ -112,8 +118,12 @@ class ConvNetwork(nn.Module):
         """Yield each stage, its value at the taps (n, width, y, x), and its output after pooling.
 
         The ReLU overwrites its input unless that is the spec's tap: a fifth of the time goes into
-        fresh memory otherwise.
+        fresh memory otherwise. Of a gated network the taps have the centre cell, `INSIDE`, (n, 1,
+        y, x), beside them, and the last output is zero outside it.
         """
+        inside = x[:, -1:]
+        if self.spec.mask_input and "channel" not in self.spec.mask_input:
+            x = x[:, :-1]
         for stage in self.stages:
             before, x = "conv", getattr(self, stage.conv)(x)
             taps = {before: x}
@@ -124,14 +134,29 @@ class ConvNetwork(nn.Module):
                     x = x.relu() if before == self.spec.tap else x.relu_()
                 taps[operation] = x
                 before = operation
+            if self.gated:
+                inside = self._as_large(inside, stage)
+                taps[INSIDE] = inside
+                if stage is self.stages[-1] or (
+                    "rim" in self.spec.mask_input and stage is not self.stages[0]
+                ):
+                    x = x * inside
             if stage.pool:
                 x = self.pool(x)
+                inside = self.pool(inside) if self.gated else inside
             yield stage, taps, x
+
+    def _as_large(self, inside: Tensor, stage: Stage) -> Tensor:
+        """Return the mask at the size of a convolution's output, pixel below pixel."""
+        cut = 1 - self.padding
+        inside = inside[..., cut : inside.shape[2] - cut, cut : inside.shape[3] - cut]
+        if stage.stride == 1:
+            return inside
+        return max_pool2d(inside, stage.stride, ceil_mode=True)
 
     def read(self, taps: dict[str, Tensor]) -> Tensor:
         """Return a layer as a vector, as the spec says: (n, width)."""
-        value = taps[self.spec.tap]
-        return value.amax((2, 3)) if self.spec.pooling == "max" else value.mean((2, 3))
+        return over_space(taps, self.spec.tap, self.spec.pooling)
 
     def is_read(self, read: dict[str, Tensor]) -> bool:
         """Whether all that is asked for has been read, and the rest can be left out."""
@@ -141,6 +166,19 @@ class ConvNetwork(nn.Module):
         """Return the layers that the spec asks for, in its order, then "logits"."""
         asked = {layer: read[layer] for layer in self.spec.layers}
         return asked if logits is None else asked | {"logits": logits}
+
+
+def over_space(taps: dict[str, Tensor], tap: str, pooling: str) -> Tensor:
+    """Return the maximum or the mean of a tap over space, of a gated network over the cell alone.
+
+    Where no pixel of the cell is left, the maximum is the least value of the crop, the mean zero.
+    """
+    value, inside = taps[tap], taps.get(INSIDE)
+    if inside is None:
+        return value.amax((2, 3)) if pooling == "max" else value.mean((2, 3))
+    if pooling == "max":
+        return torch.where(inside > 0, value, value.amin((2, 3), keepdim=True)).amax((2, 3))
+    return (value * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1)
 
 
 def flatten_channels_last(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ microscopy images with paired cell inpainting. PLoS Comput Biol 15:e1007348.
 
 from torch import Tensor, nn
 
-from bgscale.models.layers import ConvNetwork, Stage
+from bgscale.models.layers import ConvNetwork, Stage, over_space
 from bgscale.models.spec import ModelSpec
 
 _FEATURE = "conv4_1"
@@ -54,7 +54,7 @@ class Pci(ConvNetwork):
             if self.is_read(read):
                 return self.in_order(read)
             if stage.conv == _FEATURE:
-                logits = self.head(taps["relu"].amax((2, 3)))
+                logits = self.head(over_space(taps, "relu", "max"))
                 if "conv5_1" not in self.spec.layers:
                     break
         return self.in_order(read, logits)

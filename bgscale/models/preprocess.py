@@ -100,8 +100,8 @@ def steps_of(spec: ModelSpec, mode: str) -> tuple[str, ...]:
 
 
 def reads_mask(spec: ModelSpec, mode: str) -> bool:
-    """Whether the steps of a mode need to know where the centre cell is."""
-    return bool(STEPS_OF_THE_MASK & set(steps_of(spec, mode)))
+    """Whether the steps of a mode, or the network, need to know where the centre cell is."""
+    return bool(spec.mask_input or STEPS_OF_THE_MASK & set(steps_of(spec, mode)))
 
 
 def apply_steps(crops: Tensor, masks: Tensor, names: Sequence[str]) -> Tensor:
@@ -147,11 +147,15 @@ def preprocess(
     Returns
     -------
     tensor (n, channel, y, x), float32
+        Where the spec has a `mask_input`, the centre cell is the last channel, as 0 and 1.
     """
     names = steps_of(spec, mode)
     if masks is None:
         if reads_mask(spec, mode):
-            msg = f"model {spec.architecture!r}, mode {mode!r}: steps {list(names)} need the masks"
+            who = f"model {spec.architecture!r}, mode {mode!r}"
+            uses = [*names, *(f"mask_input {use}" for use in spec.mask_input)]
+            msg = f"{who}: steps {uses} need the masks"
             raise InputError(msg)
         masks = torch.ones(0, dtype=torch.bool)
-    return apply_steps(crops, masks, names)
+    seen = apply_steps(crops, masks, names)
+    return torch.cat([seen, masks[:, None].to(seen.dtype)], 1) if spec.mask_input else seen

@@ -25,6 +25,9 @@ TAPS = ("conv", "norm", "relu")
 POOLINGS = ("max", "mean")
 """How a layer of shape (channel, y, x) becomes a vector: over space."""
 
+MASK_USES = ("channel", "gate", "rim")
+"""How a network uses the centre cell's mask: as a channel; for what is read; in every layer."""
+
 VIEWS = ("centre", "corners")
 """Which network crops are embedded: the centre one, or the mean over it and the four corners."""
 
@@ -57,6 +60,12 @@ class ModelSpec:
         How a convolution layer becomes a vector.
     tap : {"conv", "norm", "relu"}
         The last operation before a convolution layer is read.
+    mask_input : tuple of {"channel", "gate"}
+        What the network does with the mask of the centre cell, which then is the last channel of
+        its input: "channel", its first convolution reads it; "gate", layers are pooled over the
+        cell alone, and what the last convolution finds outside it is set to zero; "rim", so it is
+        from the second convolution on, and no more than a rim of the outside is seen. Empty: it
+        sees no mask.
     micro_batch : int
         Crops a forward pass, always; float32 features depend on it in the last bits.
     n_outputs : int
@@ -99,6 +108,7 @@ class ModelSpec:
     views: str = "centre"
     pooling: str = "max"
     tap: str = "relu"
+    mask_input: tuple[str, ...] = ()
     micro_batch: int = 64
     n_outputs: int = 1
     class_names: tuple[str, ...] = ()
@@ -111,7 +121,9 @@ class ModelSpec:
     program: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("channels", "preprocess", "masked_preprocess", "class_names"):
+        for name in (
+            "channels", "preprocess", "masked_preprocess", "class_names", "mask_input"
+        ):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, str):
                 self._refuse(f"{name} = {value!r}; expected a sequence of names")
@@ -130,6 +142,9 @@ class ModelSpec:
             )
         for name, known in (("pooling", POOLINGS), ("tap", TAPS), ("views", VIEWS)):
             self._check_names(name, (getattr(self, name),), known)
+        self._check_names("mask_input", self.mask_input, MASK_USES)
+        if self.mask_input and self.program:
+            self._refuse("mask_input is for bgscale's own networks, not for programs from files")
         for name in ("classification_layer", "profile_layer"):
             self._check_names(name, (getattr(self, name),), self.layers)
         for name in ("input_size_px", "network_crop_px", "micro_batch", "n_outputs"):
@@ -149,13 +164,19 @@ class ModelSpec:
     @property
     def needs_mask(self) -> bool:
         """Whether an unmasked crop, too, is preprocessed with its mask."""
-        return bool(STEPS_OF_THE_MASK & set(self.preprocess))
+        return bool(self.mask_input or STEPS_OF_THE_MASK & set(self.preprocess))
+
+    @property
+    def n_inputs(self) -> int:
+        """Channels of a network's input: those of the crops, and the mask where it is one."""
+        return len(self.channels) + bool(self.mask_input)
 
     def to_config(self) -> dict[str, Any]:
-        """Return the spec as plain JSON types; `program` only where there is one."""
+        """Return the spec as plain JSON types; `program`, `mask_input` only where there is one."""
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        if not self.program:
-            del values["program"]
+        for name in ("program", "mask_input"):
+            if not values[name]:
+                del values[name]
         return values
 
     @classmethod

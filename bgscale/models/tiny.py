@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bgscale.models.layers import ConvNetwork, Stage
+from bgscale.models.layers import ConvNetwork, Stage, over_space
 from bgscale.models.spec import ModelSpec
 
 
@@ -48,13 +48,12 @@ class Tiny(ConvNetwork):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the layers of the spec and the logits of (n, channel, y, x)."""
         read = {}
-        for stage, taps, output in self.run_stages(x):
+        for stage, taps, _ in self.run_stages(x):
             if stage.conv in self.spec.layers:
                 read[stage.conv] = self.read(taps)
             if self.is_read(read):
                 return self.in_order(read)
-            x = output
-        summary = torch.cat([x.amax((2, 3)), x.mean((2, 3))], dim=1)
+        summary = torch.cat([over_space(taps, "relu", how) for how in ("max", "mean")], dim=1)
         read["profile"] = self.profile(summary)
         if self.is_read(read):
             return self.in_order(read)

@@ -36,6 +36,8 @@ def train_model(
     name = model_to_train(config)
     untrained = config.models[name].model_copy(update={"weights": ""})
     run = Run.from_config(config.model_copy(update={"models": {name: untrained}}))
-    run.execute(client, redo=redo, listener=listener, until="cut")
+    # what is lent is scaled by the range of its protein
+    until = "ranges" if config.training.invariant else "cut"
+    run.execute(client, redo=redo, listener=listener, until=until)
     job = run.plain_job(config)
     return train(job, restart=restart, on_epoch=listener.epoch_done if listener else None)
