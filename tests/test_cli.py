@@ -17,7 +17,8 @@ from bgscale.config import RunConfig, template
 
 COMMANDS = [
     "demo", "init", "info", "import", "map", "plan", "run", "status", "train", "verify", "table",
-    "controls", "shifts", "quality", "export", "query", "models", "weights",
+    "controls", "shifts", "quality", "compare", "plot", "export", "query", "report",
+    "models", "weights",
 ]  # fmt: skip
 
 

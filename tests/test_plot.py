@@ -441,6 +441,13 @@ def test_letters_stay_letters_and_the_same_figure_has_the_same_bytes(
     assert wide == int(figure.get_figwidth() * 300)
 
 
+def test_a_very_large_figure_has_fewer_dots_an_inch(tmp_path: Path) -> None:
+    path = plot.save(Figure(figsize=(1, 2000)), tmp_path / "tall.png")
+    wide, high = (int.from_bytes(path.read_bytes()[k : k + 4], "big") for k in (16, 20))
+    assert 50_000 < high <= 60_000
+    assert wide * 2000 == pytest.approx(high, rel=0.05)
+
+
 def test_a_format_or_folder_that_is_not_there_is_an_error(
     tree: xr.DataTree, tmp_path: Path
 ) -> None:

@@ -259,6 +259,14 @@ def test_the_flagged_wells_and_no_others_are_framed() -> None:
     assert set(legend) == {flag.text for flag, _ in EXPECTED.values()}
 
 
+def test_a_plate_of_thousands_of_wells_fits_a_page(tmp_path: Path) -> None:
+    one = summarise(plate(rows=2, columns=24))
+    tall = one.isel(row=np.arange(3000) % 2).assign_coords(row=[f"r{k}" for k in range(3000)])
+    axes = plot.quality(tall)
+    assert axes.flat[0].figure.get_figheight() < 11
+    assert plot.save(axes, tmp_path / "tall.png").stat().st_size < 2_000_000
+
+
 @pytest.mark.parametrize("variable", plot.PLATE_VARIABLES)
 def test_plates_with_nothing_to_show_are_drawn_all_the_same(tmp_path: Path, variable: str) -> None:
     nothing = plate(rows=2, columns=3).assign(reason=int(Reason.UNREADABLE))

@@ -4,7 +4,9 @@ Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 failure; 
 input; 3 finished, with fields or cells that could not be used; 74 disk full; 75 stopped, run again.
 """
 
-from bgscale.cli import screens, runs, checks, answers, comparing, figures, exports, queries, reporting, models, weights  # noqa: F401, I001  the order of commands
+# in the order in which the commands are listed
+from bgscale.cli import screens, runs, checks, answers, comparing, figures  # noqa: F401, I001
+from bgscale.cli import exports, queries, reporting, models, weights  # noqa: F401
 from bgscale.cli.root import main
 
 __all__ = ["main"]

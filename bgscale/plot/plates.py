@@ -21,6 +21,8 @@ PLATE_VARIABLES = (
     "cells", "usable_cells", "fields", "failed_fields", "area_median", *BY_CHANNEL
 )  # fmt: skip
 BAR_INCHES, LABEL_INCHES = 0.75, 1.75
+MOST_INCHES, FINEST_INCHES, LETTER_INCHES = 9.0, 0.05, 0.12
+"""Height of a plate at most; pitch below which wells are not apart; height of a row's name."""
 FLAG_MARKS = {
     Flag.FAILED: "X",
     Flag.EMPTY: "o",
@@ -71,6 +73,7 @@ def quality(
     plates = dataset["plate"].to_numpy()
     rows, columns = dataset.sizes["row"], dataset.sizes["column"]
     pitch = float(np.clip(5.0 / max(columns, 1.4 * rows), 0.2, 0.4))
+    pitch = min(pitch, MOST_INCHES / rows)
     wide, high = max(columns * pitch, 1.2) + 0.4, rows * pitch + 0.55
     several = len(variables) > 1
     across = len(variables) if several else min(len(plates), max(1, int(15 / wide)))
@@ -131,14 +134,18 @@ def _plate(
     rows, columns = values.shape
     # white is kept for what has no value
     colours = ListedColormap(colormaps["Blues"](np.linspace(0.12, 1, 256)))
-    drawn = axis.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="equal")
-    axis.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
-    axis.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
-    axis.grid(which="minor", color="white", linewidth=8 * pitch)
+    drawn = axis.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1])
+    fine = pitch < FINEST_INCHES
+    axis.set_aspect("auto" if fine else "equal")
+    if not fine:
+        axis.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+        axis.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+        axis.grid(which="minor", color="white", linewidth=8 * pitch)
     axis.tick_params(which="both", length=0, labelsize=7, pad=2)
-    every = 1 if pitch > 0.25 else 2
-    axis.set_xticks(range(0, columns, every), one["column"].to_numpy()[::every])
-    axis.set_yticks(range(rows), one["row"].to_numpy())
+    across = (1 if pitch > 0.25 else 2) if columns * pitch > 1.2 else -(-columns // 5)
+    axis.set_xticks(range(0, columns, across), one["column"].to_numpy()[::across])
+    down = max(1, int(np.ceil(LETTER_INCHES / pitch)))
+    axis.set_yticks(range(0, rows, down), one["row"].to_numpy()[::down])
     axis.xaxis.tick_top()
     axis.set_title(plain(one["plate"].item()), fontsize=7)
     axis.spines[:].set_visible(False)

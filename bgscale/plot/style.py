@@ -26,7 +26,8 @@ COLUMN_MM, PAGE_MM = 89.0, 183.0
 INCHES_PER_MM = 1 / 25.4
 ROW_MM, LINE_MM, LETTER_MM = 4.6, 2.7, 1.3
 """Least pitch of rows, and what a line and a letter of a name take."""
-DPI = 300
+DPI, MOST_PIXELS, LONGEST_SIDE = 300, 60e6, 60_000
+"""Of a PNG; a very large figure has fewer dots an inch, so that it can be drawn at all."""
 INK, QUIET, FAINT = "#000000", "#666666", "#bbbbbb"
 BLUE, SKY, GREEN, YELLOW, ORANGE, VERMILLION, PURPLE = (
     "#0072b2", "#56b4e9", "#009e73", "#f0e442", "#e69f00", "#d55e00", "#cc79a7",
@@ -151,7 +152,10 @@ def save(
         "pdf": {"CreationDate": None},
         "png": {},
     }
-    figure_of(shown).savefig(path, format=kind, metadata=undated[kind], transparent=transparent)
+    figure = figure_of(shown)
+    wide, high = figure.get_size_inches()
+    dpi = min(DPI, (MOST_PIXELS / (wide * high)) ** 0.5, LONGEST_SIDE / max(wide, high))
+    figure.savefig(path, format=kind, dpi=dpi, metadata=undated[kind], transparent=transparent)
     return path
 
 
