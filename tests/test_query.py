@@ -464,3 +464,22 @@ def test_a_table_fits_the_terminal_and_says_what_does_not(plates: Path) -> None:
         text, left = table_text(frame, width)
         assert max(map(len, text.splitlines())) <= width
         assert text.split("\n")[0].split() + left == list(frame)
+
+
+def test_the_benchmark_counts_the_shards_of_one_protein(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    from query import run  # type: ignore[attr-defined]
+
+    # the command itself is tested above
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: None)
+    found = run(tmp_path, 15_000, repetitions=1)
+    assert found["cells"] == pytest.approx(15_000, rel=0.02)
+    held = found["softmax_shards_of_the_protein"]
+    assert held < found["softmax_shards"]
+    files = found["cells_changed"]["files_read"]
+    assert files["predictions/tiny/probability"] == held
+    assert files["embeddings/tiny/donor"] == held
+    assert files["cells/protein"] == found["softmax_shards"]
+    assert found["proteins_all_settings"]["rows"] == 4

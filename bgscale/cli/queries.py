@@ -105,7 +105,6 @@ def query(
     variation, q, and the localization most cells have under original and under the setting. With
     --cells, --changed, --unchanged or --crops it is a cell: what it is taken for, and how surely.
     """  # noqa: D301  click needs the backspace character
-    from bgscale.export.target import check_apart
     from bgscale.places import spelled
     from bgscale.results import Store
 
@@ -113,6 +112,8 @@ def query(
     opened.attrs()
     for out in (crops, output):
         if out is not None:
+            from bgscale.export.target import check_apart
+
             check_apart(out, opened.location)
             if not out.resolve().parent.is_dir():
                 msg = f"{out}: there is no folder {out.resolve().parent}: make it first"
@@ -224,13 +225,13 @@ def _write_crops(
 
 
 def _print(frame: "pd.DataFrame", form: str | None, output: Path | None) -> None:
-    from bgscale.export.tables import write_csv
-
     left = frame.attrs.get("left_out", {})
     if left:
         shown = ", ".join(f"{n} {text}" for text, n in left.items())
         tell(f"cells that cannot be used are left out: {shown}")
     if form == "csv":
+        from bgscale.export.tables import write_csv
+
         buffer = io.StringIO()
         write_csv(frame, buffer)
         text = buffer.getvalue()
