@@ -30,6 +30,7 @@ FLOORS = [
         "run",
         "summary",
         "shifted",
+        "comparison",
         "controls",
         "plot",
         "query",
