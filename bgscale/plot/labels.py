@@ -23,7 +23,7 @@ DIRECTIONS = (
     (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0),
     (-0.7, -0.7), (0.7, -0.7), (-0.7, 0.7), (0.7, 0.7),
 )  # fmt: skip
-POINT_RADIUS = 2.4
+POINT_RADIUS, CROWDED_POINTS, GAP_POINTS = 2.4, 3.5, 2.0
 
 
 class Label(NamedTuple):
@@ -66,7 +66,10 @@ class _Room:
 
     def take(self, x: float, y: float, width: float, height: float) -> tuple[Floats, bool] | None:
         """Return the offset of the first free place, and whether it gets a line; None: is none."""
-        for distance in (*NEAR_POINTS, *FAR_POINTS):
+        near = np.hypot(*(self.points - [x, y]).T) < CROWDED_POINTS * self.pixel
+        # beside a point among others it would not be clear whose name it is
+        distances = FAR_POINTS if near.sum() > 1 else (*NEAR_POINTS, *FAR_POINTS)
+        for distance in distances:
             for right, up in DIRECTIONS:
                 away = np.array([right, up]) * distance * self.pixel
                 offset = away + np.sign([right, up]) * [width / 2, height / 2]
@@ -75,7 +78,8 @@ class _Room:
                 far = distance in FAR_POINTS
                 line = _line(np.array([x, y]), offset, height)
                 if self._is_free(box) and not (far and self._crosses(line)):
-                    self.names.append(box)
+                    gap = GAP_POINTS * self.pixel
+                    self.names.append(box._replace(left=box.left - gap, right=box.right + gap))
                     self.lines += [line] if far else []
                     return offset, far
         return None

@@ -177,8 +177,9 @@ def volcano(
     ax.set_ylabel("−log10 q")
     legend_above(ax, 2)
     warn_of_random(ax, shifts.attrs)
-    surest = np.flatnonzero(sure)[: 3 * NAMED]
-    labels = [Label(str(tested.index[k]), x[k], y[k]) for k in surest]
+    # many are as sure as so many draws can tell: of these the farthest
+    surest = np.lexsort((-x, tested["q_substantial"].to_numpy(float)))
+    labels = [Label(str(tested.index[k]), x[k], y[k]) for k in surest if sure[k]]
     place(ax, labels[:NAMED], np.c_[x, y])
     return ax
 
