@@ -18,7 +18,7 @@ _PUBLIC = {
     "open_results": "bgscale.results",
     "open_screen": "bgscale.screen",
 }
-_MODULES = ("export", "plot", "simulate", "table")
+_MODULES = ("export", "plot", "report", "simulate", "table")
 
 __all__ = [*_PUBLIC, *_MODULES, "__version__"]
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -19,6 +20,7 @@ from bgscale import open_results
 from bgscale.cli import main
 from bgscale.errors import InputError, StoreMismatchError
 from bgscale.report import write
+from bgscale.report.about import plates
 from bgscale.report.figures import inline
 from bgscale.report.gather import Model, gather, open_run
 from bgscale.report.markup import data_block, tag
@@ -312,6 +314,23 @@ def test_an_inline_figure_has_no_style_and_keeps_its_text() -> None:
     assert not set(re.findall(r'id="([^"]+)"', svg)) & set(
         re.findall(r'id="([^"]+)"', inline(axes, "two"))
     )
+
+
+def test_many_wells_are_a_picture_and_wells_without_places_are_said(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(finished)
+    for count, expected in ((500, 'src="data:image/png'), (60, "<svg"), (0, "are not drawn")):
+        wells = [f"{'ABCDEFGHIJKLMNOPQRSTUVWXY'[k // 24]}{k % 24 + 1:02d}" for k in range(count)]
+        table = pd.DataFrame({
+            "plate": "P1", "well": wells or [f"strain {k}" for k in range(60)], "field": "1",
+            "reason": 0, "cells": 80, "usable_cells": 70, "area_median_px": 800,
+            "focus_protein": 0.1, "saturated_protein": 0.0, "medium_protein": 110.0,
+        })  # fmt: skip
+        monkeypatch.setattr("bgscale.report.about.field_table", lambda _, table=table: table)
+        made = plates(run)
+        assert expected in made
+        assert len(made) < 600_000
 
 
 def test_what_cannot_be_written_is_said_before_anything_is_made(

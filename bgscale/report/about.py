@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from bgscale import plot
-from bgscale.quality import summarise, suspicious
+from bgscale.quality import LARGEST_PLATE, summarise, suspicious
 from bgscale.report import montage, words
 from bgscale.report.blocks import RANDOM, grid, said
 from bgscale.report.figures import figure
@@ -16,6 +16,8 @@ from bgscale.summary import field_table
 
 WELLS_SHOWN = 12
 STAGES_SHOWN = 8
+MOST_DRAWN_WELLS = 400
+"""Beyond so many, plates are a picture: drawn well by well they would be most of the page."""
 
 
 def counted(run: Run) -> dict[str, int]:
@@ -64,7 +66,7 @@ def _warnings(run: Run, models: Sequence[Model]) -> list[Markup]:
             f" {total - len(missing)} of {words.count(total, 'stage')} are done; the first that is "
             f"not: {missing[0]}. What is complete is shown, the rest is named where it is missing. "
         )
-        by = f"It is being run by {run.complete.running}." if run.complete.running else ""
+        by = "A run works on it now." if run.complete.running else ""
         go_on = by or "bgscale run goes on with it."
         found.append(
             tag("p", tag("strong", "This run is not complete."), text, go_on, class_="warning")
@@ -136,6 +138,10 @@ def plates(run: Run) -> Markup:
         shown = grid(heads, rows[:WELLS_SHOWN])
         rest = f" The first {WELLS_SHOWN} are listed." if len(rows) > WELLS_SHOWN else ""
         parts += [shown, tag("p", f"`bgscale quality` lists all.{rest}", class_="small")]
+    if dataset.sizes["row"] > LARGEST_PLATE[0]:
+        # wells that are not named by row and column would have a row each
+        text = "The plates are not drawn: their wells are not in rows and columns."
+        return join([*parts, tag("p", text, class_="absent")])
     focus = dataset.attrs["focus_channel"]
     drawn = [
         figure(
@@ -144,6 +150,7 @@ def plates(run: Run) -> Markup:
             f"Plates as seen from above: {what} (n = {wells:,} wells). A well to look at has a "
             "frame and the mark of its flag.",
             partial(plot.quality, dataset, variable=variable),
+            pixels=wells > MOST_DRAWN_WELLS,
         )
         for variable, what in (("cells", "cells"), ("focus", f"focus measure, {focus}"))
     ]

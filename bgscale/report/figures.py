@@ -4,6 +4,7 @@ Owns what it takes until matplotlib's SVG can stand in a page whose content poli
 style: properties become attributes, ids become unique, text stays text.
 """
 
+import base64
 import io
 import re
 from collections.abc import Callable
@@ -20,6 +21,9 @@ ON_SCREEN = 1.75
 """Pixels a point: letters of 7 points are read on paper at half the distance of a screen."""
 BROAD = 500
 """Figures wider than this are not made smaller on a phone: they are moved sideways."""
+PICTURE_DPI = 200
+POINTS_PER_INCH = 72
+_NO_SOFTWARE = {"Software": None}
 _SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _ID = re.compile(r"#([A-Za-z_][\w.-]*)")
@@ -102,8 +106,20 @@ def _attributes(style: str) -> dict[str, str]:
     return found
 
 
+def picture(axes: Any, title: str) -> Markup:
+    """Return the figure of some axes as an img element, where its drawing would be too large."""
+    figure = np.ravel(axes)[0].get_figure(root=True)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", transparent=True, dpi=PICTURE_DPI, metadata=_NO_SOFTWARE)
+    width, height = (round(ON_SCREEN * POINTS_PER_INCH * v) for v in figure.get_size_inches())
+    source = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    kind = "plot" if width < BROAD else "plot broad"
+    return tag("img", src=source, alt=title, width=width, height=height, class_=kind,
+               decoding="async")  # fmt: skip
+
+
 def figure(
-    key: str, title: str, caption: str, draw: Callable[[], Any], *, photographs: bool = False
+    key: str, title: str, caption: str, draw: Callable[[], Any], *, pixels: bool = False
 ) -> Markup:
     """Return a figure with its caption and a link to save it; where there is none, why.
 
@@ -116,16 +132,15 @@ def figure(
     caption : str
     draw : callable
         Returns axes; an InputError says what is lacking.
-    photographs : bool
-        Whether it shows images, which keep their greys in the dark.
+    pixels : bool
+        A picture instead of a drawing.
     """
     try:
-        svg = inline(draw(), key)
+        shown = picture(draw(), title) if pixels else inline(draw(), key)
     except InputError as error:
         return tag("p", f"{title}: not shown. {error}.", class_="absent")
     save = tag("button", "Save as SVG", type="button", class_="save", data_save=key, hidden=True)
-    kind = "photographs" if photographs else "drawing"
-    holder = tag("div", Markup(svg), class_=f"canvas {kind}", tabindex="0", aria_label=title,
+    holder = tag("div", shown, class_="canvas drawing", tabindex="0", aria_label=title,
                  role="group")  # fmt: skip
-    text = tag("figcaption", caption, " ", save)
+    text = tag("figcaption", caption, None if pixels else [" ", save])
     return tag("figure", holder, text, id=f"fig-{key}")
