@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 import bgscale as bg
 from bgscale.cli import main
+from bgscale.controls import findings
 from bgscale.distribute.ledger import Ledger
 from bgscale.errors import InputError
 from bgscale.export import choose, to_anndata, to_csv, to_parquet
@@ -254,6 +255,22 @@ def test_csv_holds_what_the_store_holds(finished: Path, folder: Path) -> None:
     assert table["masked"] == pytest.approx(means["masked"])
     assert set(pd.read_csv(folder / "table.csv")["aggregate"]) == {"symmetric"}
     assert {p.name for p in folder.iterdir()} >= {"contrasts.csv", "confusion.csv", "proteins.csv"}
+
+
+def test_csv_holds_what_the_controls_say(finished: Path, folder: Path) -> None:
+    found = findings(finished)["tiny"]
+    harm = pd.read_csv(folder / "harm_by_setting_localization_background.csv")
+    stored = found["harm"]["change"].to_series().rename("stored").reset_index()
+    both = harm.merge(stored, on=["setting", "localization", "background"], validate="one_to_one")
+    assert len(both) == len(stored) == len(harm)
+    np.testing.assert_allclose(both["change"], both["stored"], rtol=1e-15)
+    assert set(harm["change_reason"]) <= set(found["harm"]["change_reason"].attrs["names"].values())
+    assert set(harm["model"]) == {"tiny"}
+    names = {path.name for path in folder.glob("*_by_*.csv")}
+    assert names >= {
+        "neighbours_by_setting_neighbours.csv",
+        "sensitivity_by_contrast_localization.csv",
+    }
 
 
 def test_csv_has_names_not_codes(finished: Path, tmp_path: Path) -> None:

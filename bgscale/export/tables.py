@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from bgscale.asked import check_complete, pick, provenance
+from bgscale.controls import findings
 from bgscale.errors import InputError
 from bgscale.export.target import beside, check_apart, write_about
 from bgscale.results import Store, open_results
@@ -61,7 +62,7 @@ _TABLES = (
 )  # fmt: skip
 _NODES = tuple(dict.fromkeys(table.node for table in _TABLES))
 _STAGES = ("evaluate", "proportions", "shifts")
-_LATER_STAGES = ("pooled", "discoveries", "reliability")
+_LATER_STAGES = ("controls", "pooled", "discoveries", "reliability")
 """Stages that stores have since they were introduced."""
 
 
@@ -124,6 +125,7 @@ def to_csv(
         file: _model_first(pd.concat(long, ignore_index=True)) for file, long in parts.items()
     }
     frames |= _summaries(opened.location, models)
+    frames |= _findings(opened, models)
     frames["proteins"] = _proteins(tree)
     with beside(out, overwrite=overwrite) as part:
         part.mkdir()
@@ -231,6 +233,23 @@ def _summaries(store: str, models: Sequence[str]) -> dict[str, pd.DataFrame]:
             frame = dataset[own].to_dataframe()[own].reset_index()
             made[file].append(frame.assign(model=name, aggregate=dataset.attrs["aggregate"]))
     return {file: _model_first(pd.concat(frames)) for file, frames in made.items()}
+
+
+def _findings(store: Store, models: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """Return what the controls say, a table for each set of dims; nothing of stores without."""
+    if not all(store.has(f"controls/{name}") for name in models):
+        return {}
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for name in models:
+        found = findings(store.location, model=name)[name]
+        for kind in ("harm", "confusion", "sensitivity", "neighbours"):
+            by_dims: dict[tuple[str, ...], list[str]] = {}
+            for variable in found[kind].data_vars.values():
+                by_dims.setdefault(tuple(map(str, variable.dims)), []).append(str(variable.name))
+            for dims, variables in by_dims.items():
+                frame = _long(found[kind], _Long(kind, "controls", dims, dims[0]), variables)
+                parts.setdefault(f"{kind}_by_{'_'.join(dims)}", []).append(frame.assign(model=name))
+    return {file: _model_first(pd.concat(frames)) for file, frames in parts.items()}
 
 
 def _proteins(tree: xr.DataTree) -> pd.DataFrame:
