@@ -249,6 +249,9 @@ class TrainingSection(Section):
     )
     cells_per_protein: int = Field(default=2000, ge=1, description="most cells of one protein")
     seed: int = Field(default=0, ge=0, description="of first weights, batches and augmentation")
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="where it trains; the same bits twice are promised for cpu"
+    )
     start: str = Field(
         default="", description="first weights, a safetensors file to go on from; empty: random"
     )
@@ -266,7 +269,7 @@ class TrainingSection(Section):
         description="invariant: each cell is shown on two backgrounds, and the difference between "
         "its two profiles has this weight; 0: on one",
     )
-    mask_input: tuple[Literal["channel", "gate", "rim"], ...] = Field(
+    mask_input: tuple[Literal["channel", "gate"], ...] = Field(
         default=("channel", "gate"),
         description="invariant: the network reads the mask as a channel, and its layers in the "
         "centre cell alone (gate); empty: it sees no mask",
@@ -302,7 +305,7 @@ class ModelSection(Section):
         description="steps instead of the model's own, of minmax, standardise, percentile_range, "
         "minmax_inside, mask; `masked` ends with mask in any case",
     )
-    mask_input: tuple[Literal["channel", "gate", "rim"], ...] = Field(
+    mask_input: tuple[Literal["channel", "gate"], ...] = Field(
         default=(),
         description="'gate' reads the layers of any network in the centre cell alone; 'channel' is "
         "for those trained so; empty: the model's own",

@@ -21,6 +21,7 @@ from bgscale import embed as kernels
 from bgscale.config import RunConfig, TrainingSection
 from bgscale.errors import ConfigError, InputError, nearest
 from bgscale.models import ModelSpec, load_model
+from bgscale.models.engine import best_device
 from bgscale.models.fit import FitConfig, fit
 from bgscale.models.invariance import Invariance
 from bgscale.models.start import first_weights
@@ -139,6 +140,9 @@ def train(
     config, section = job.config, job.config.training
     name = model_to_train(config)
     model = config.models[name]
+    if section.device != "cpu" and best_device() == "cpu":
+        msg = f"training.device = {section.device!r}: there is no GPU here; set it to 'cpu'"
+        raise ConfigError(msg)
     rows, proteins = training_cells(job)
     table, invariance = job.everyone, _invariance(section)
     first = read_weights(section.start) if section.start else None

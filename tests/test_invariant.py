@@ -15,7 +15,7 @@ from bgscale.models import MODELS, load_model
 from bgscale.models.batches import Crops
 from bgscale.models.check import check_model, made_up
 from bgscale.models.embedding import EmbeddingModel
-from bgscale.models.engine import Engine
+from bgscale.models.engine import Engine, best_device
 from bgscale.models.fit import FitConfig, fit
 from bgscale.models.invariance import Invariance, Lenders, disagreement, jittered, shown
 from bgscale.models.layers import build_network
@@ -428,6 +428,9 @@ def test_a_screen_is_trained_so_and_gone_on_from(small_screen, tmp_path):
     one = weights.read_bytes()
     trained(start="")
     assert weights.read_bytes() != one
+    if best_device() == "cpu":
+        with pytest.raises(ConfigError, match="there is no GPU here"):
+            trained(device="cuda")
     path["models"]["tiny"]["architecture"] = "pci"
     with pytest.raises(InputError, match="of the model 'tiny'; expected 'pci'"):
         trained()

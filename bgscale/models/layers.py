@@ -75,7 +75,7 @@ class ConvNetwork(nn.Module):
             if width != widths[layer]:
                 msg = f"layer {layer!r} of {spec.architecture!r}: width {width}, is {widths[layer]}"
                 raise ConfigError(msg)
-        self.gated = bool({"gate", "rim"} & set(spec.mask_input))
+        self.gated = "gate" in spec.mask_input
         channels = len(spec.channels) + ("channel" in spec.mask_input)
         for stage in self.stages:
             conv = nn.Conv2d(channels, stage.width, 3, stride=stage.stride, padding=self.padding)
@@ -137,9 +137,7 @@ class ConvNetwork(nn.Module):
             if self.gated:
                 inside = self._as_large(inside, stage)
                 taps[INSIDE] = inside
-                if stage is self.stages[-1] or (
-                    "rim" in self.spec.mask_input and stage is not self.stages[0]
-                ):
+                if stage is self.stages[-1]:
                     x = x * inside
             if stage.pool:
                 x = self.pool(x)

@@ -85,8 +85,10 @@ def describe(spec: ModelSpec) -> list[tuple[str, str]]:
     if spec.network_crop_px != spec.input_size_px:
         edge += f", of which {spec.network_crop_px}x{spec.network_crop_px}"
     layers = [f"{layer} ({width}{_role(spec, layer)})" for layer, width in spec.layers.items()]
+    seen = [*spec.channels, *(["mask"] if spec.mask_input else [])]
+    edge += f" px{', mask as ' + ' and '.join(spec.mask_input) if spec.mask_input else ''}"
     return [
-        ("input", f"{' + '.join(spec.channels)}, {edge} px"),
+        ("input", f"{' + '.join(seen)}, {edge}"),
         ("steps", f"{', '.join(spec.preprocess) or 'none'}; masked: "
                   f"{', '.join(spec.masked_preprocess)}"),
         ("layers", ", ".join(layers)),

@@ -25,8 +25,8 @@ TAPS = ("conv", "norm", "relu")
 POOLINGS = ("max", "mean")
 """How a layer of shape (channel, y, x) becomes a vector: over space."""
 
-MASK_USES = ("channel", "gate", "rim")
-"""How a network uses the centre cell's mask: as a channel; for what is read; in every layer."""
+MASK_USES = ("channel", "gate")
+"""How a network uses the centre cell's mask: read as one more channel; layers read in it alone."""
 
 VIEWS = ("centre", "corners")
 """Which network crops are embedded: the centre one, or the mean over it and the four corners."""
@@ -63,9 +63,8 @@ class ModelSpec:
     mask_input : tuple of {"channel", "gate"}
         What the network does with the mask of the centre cell, which then is the last channel of
         its input: "channel", its first convolution reads it; "gate", layers are pooled over the
-        cell alone, and what the last convolution finds outside it is set to zero; "rim", so it is
-        from the second convolution on, and no more than a rim of the outside is seen. Empty: it
-        sees no mask.
+        cell alone, and what the last convolution finds outside it is set to zero. Empty: it sees
+        no mask.
     micro_batch : int
         Crops a forward pass, always; float32 features depend on it in the last bits.
     n_outputs : int

@@ -1,0 +1,127 @@
+"""A screen with known truth, for `invariance.py`: what wrong masks and invariance do to answers.
+
+Crops with their true masks, a plain model and an invariant one, trained on the screen's own cells.
+With the true masks both experiments; with masks that are too large, too small or merged with a
+neighbour, in evaluation alone, the accuracies.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from scipy import ndimage
+
+from bgscale import open_results
+from bgscale.config import PAPER_SETTINGS, RunConfig
+from bgscale.run import Run, train_model
+from bgscale.shifted import shift_shares
+from bgscale.simulate import ScreenSpec, write_crops
+from bgscale.summary import tables
+
+LOCALIZATIONS = (
+    "cell periphery", "cytoplasm", "mitochondrion", "nucleus", "vacuolar membrane", "vacuole",
+)  # fmt: skip
+CENTRE, OTHER = 1, 2
+SETTINGS = (*PAPER_SETTINGS, "background_only")
+
+
+def grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """Return a mask whose centre cell is so many pixels larger, or smaller where negative."""
+    inside = mask == CENTRE
+    if pixels > 0:
+        return np.where(ndimage.binary_dilation(inside, iterations=pixels), CENTRE, mask)
+    less = ndimage.binary_erosion(inside, iterations=-pixels)
+    return mask if not less.any() else np.where(inside & ~less, 0, mask)
+
+
+def merged(mask: np.ndarray) -> np.ndarray:
+    """Return a mask whose centre cell has taken in the other cell nearest to it."""
+    parts, count = ndimage.label(mask == OTHER)
+    if not count:
+        return mask
+    away = ndimage.distance_transform_edt(mask != CENTRE)
+    nearest = 1 + int(np.argmin(ndimage.minimum(away, parts, range(1, count + 1))))
+    return np.where(parts == nearest, CENTRE, mask)
+
+
+WRONG: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "3 px too large": lambda mask: grown(mask, 3),
+    "3 px too small": lambda mask: grown(mask, -3),
+    "merged with a neighbour": merged,
+}
+
+
+def simulated(folder: Path, *, seed: int, invariant: dict[str, Any]) -> dict[str, Any]:
+    """Return, by masks and model, what was found."""
+    spec = ScreenSpec(
+        seed=seed, localizations=LOCALIZATIONS, proteins_per_localization=3, mixed_proteins=6,
+        fields_per_protein=3, cells_per_field=30, field_size_px=350, diffuse=0.2,
+    )  # fmt: skip
+    write_crops(spec, folder / "screen", zipped=True)
+
+    def config_of(store: str, name: str) -> RunConfig:
+        training = {"threads": 1, "epochs": 20, "seed": seed}
+        return RunConfig.from_dict(
+            {
+                "store": str(folder / store),
+                "seed": seed,
+                "settings": list(SETTINGS),
+                "screen": {
+                    "path": str(folder / "screen" / "crops.zip"), "mask": "mask",
+                    "plate_map": str(folder / "screen" / "platemap.csv"),
+                },
+                "models": {name: {"weights": str(folder / f"{name}.safetensors")}},
+                "donors": {"windows_per_class": 120},
+                "classification": {"crops_per_class": 100},
+                "proportions": {"replicates": 5},
+                "training": training | (invariant if name == "invariant" else {}),
+            }
+        )  # fmt: skip
+
+    found: dict[str, Any] = {}
+    for name in ("plain", "invariant"):
+        config = config_of(f"{name}.zarr", name)
+        train_model(config)
+        Run.from_config(config).execute()
+        found[f"true masks, {name}"] = _accuracies(config, name) | _answers(config, name, folder)
+        print(found, flush=True)
+    for masks, change in WRONG.items():
+        for name in ("plain", "invariant"):
+            config = config_of("wrong.zarr", name)
+            Run.from_config(config).execute(until="cut")
+            array = zarr.open(folder / "wrong.zarr")["plates/crops/crops/mask"]
+            array[:] = np.stack([change(mask) for mask in array[:]]).astype(np.uint8)
+            Run.from_config(config).execute(until="evaluate")
+            found[f"{masks}, {name}"] = _accuracies(config, name)
+            for left in folder.glob("wrong.zarr*"):
+                shutil.rmtree(left)
+            print(masks, name, found[f"{masks}, {name}"], flush=True)
+    return found
+
+
+def _accuracies(config: RunConfig, name: str) -> dict[str, float]:
+    table = tables(config.store)[name]
+    made = {str(s): float(table["mean"].sel(setting=s)) for s in SETTINGS}
+    return made | {"gap": made["same"] - made["different"]}
+
+
+def _answers(config: RunConfig, name: str, folder: Path) -> dict[str, float]:
+    """Return how many proteins shift, and how far proportions are from those planted."""
+    tree = open_results(config.store)
+    shares = shift_shares(tree, name, setting="different")
+    made = {"shifted under different": float(shares["share_significant_and_substantial"])}
+    truth = pd.read_csv(folder / "screen" / "truth" / "proportions.csv").pivot(
+        index="protein", columns="localization", values="proportion"
+    )
+    truth = truth.reindex(columns=list(LOCALIZATIONS)).fillna(0.0)
+    two = truth.index[(truth > 0).sum(axis=1) == 2]
+    for setting in ("original", "different", "masked"):
+        mixture = tree[f"proportions/{name}"].sel(fit="matched", setting=setting)["mixture"]
+        mixture = mixture.sel(protein=list(two), localization=list(LOCALIZATIONS)).to_numpy()
+        off = np.abs(mixture - truth.loc[two].to_numpy()).sum(1) / 2
+        made[f"proportions off, {setting}"] = float(off.mean())
+    return made
