@@ -1,11 +1,12 @@
 """A report: seconds, bytes and peak memory, and how soon a browser shows it.
 
-    python benchmarks/report.py [STORE] [--json report.json] [--proteins 150] [--montages 60]
+    python benchmarks/report.py [STORE] [--json report.json] [--proteins 60] [--montages 60]
 
 Of a run store; without one, of a simulated screen of `--proteins` proteins, which is run first
-with random weights in a few minutes. The report is written in a process of its own: `peak_mb` is
-its peak memory, `imported_mb` that after its imports. The page is opened in headless Chromium where
-there is one: `shown_s` is when the first text was there, `ready_s` when the script was done.
+with random weights, in some ten minutes on two cores. The report is written in a process of its
+own: `peak_mb` is its peak memory, `imported_mb` that after its imports. The page is opened in
+headless Chromium where there is one: `shown_s` is when the first text was there, `ready_s` when the
+script was done.
 """
 
 import argparse
@@ -131,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("store", nargs="?", type=Path)
     parser.add_argument("--json", type=Path, default=Path("report.json"))
-    parser.add_argument("--proteins", type=int, default=150)
+    parser.add_argument("--proteins", type=int, default=60)
     parser.add_argument("--montages", type=int, default=60)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()

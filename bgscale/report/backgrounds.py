@@ -27,7 +27,7 @@ def harm(run: Run, i: int, model: Model) -> Child:
         f"confusion-{i}",
         "Cells taken for the class of their background",
         "Share of the cells of a localization (row) that a classifier of crops as imaged takes for "
-        "the class of their background (column), beyond the share as imaged.",
+        "the class of their background (column); dots: not surely more than as imaged.",
         partial(plot.confusion, run.tree, model=model.name, setting=setting),
     )
     told = words.harm(model.findings["harm"], setting)

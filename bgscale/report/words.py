@@ -154,12 +154,12 @@ def beside(model: Model) -> str:
     found = _difference(model, CONTRAST)
     if found is not None:
         parts.append(
-            "The fall is that from a background of the same localization, with its 95% interval."
+            "Compared is a background of the same localization; the brackets are a 95% interval."
         )
     imaged = _difference(model, AGAINST_IMAGED)
     if imaged is not None:
         value, low, high = imaged
-        parts.append(f"Against crops as imaged it is {digits(value)} {interval(low, high)}.")
+        parts.append(f"Compared with crops as imaged the fall is {digits(value)} {interval(low, high)}.")
     of = model.shares.get((HEADLINE, "fixed"))
     if of is not None and of["tested"]:
         significant = round(of["share_significant"] * of["tested"])
@@ -256,8 +256,8 @@ def harm(found: xr.Dataset, setting: str) -> str:
 def neighbours(found: xr.Dataset) -> str:
     """Return how much cells without and with neighbours lose."""
     intro = (
-        "Cells that were imaged without neighbours have medium around them: their own background "
-        "cannot have told the classifier anything."
+        "Cells that were imaged without neighbours are the control: their own background is medium "
+        "alone."
     )
     contrasts = [str(c) for c in found["contrast"].to_numpy()]
     wanted = next((c for c in (AGAINST_IMAGED, CONTRAST) if c in contrasts), None)
