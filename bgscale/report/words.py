@@ -159,7 +159,9 @@ def beside(model: Model) -> str:
     imaged = _difference(model, AGAINST_IMAGED)
     if imaged is not None:
         value, low, high = imaged
-        parts.append(f"Compared with crops as imaged the fall is {digits(value)} {interval(low, high)}.")
+        parts.append(
+            f"Compared with crops as imaged the fall is {digits(value)} {interval(low, high)}."
+        )
     of = model.shares.get((HEADLINE, "fixed"))
     if of is not None and of["tested"]:
         significant = round(of["share_significant"] * of["tested"])
