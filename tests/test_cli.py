@@ -68,7 +68,9 @@ def test_help_does_not_wait_for_torch() -> None:
 def test_the_whole_way_of_a_newcomer(small_screen: Path, tmp_path: Path) -> None:
     crops = small_screen / "crops.zip"
     output = tmp_path / "run.toml"
-    assert call("init", crops, "-o", output).exit_code == 0
+    written = call("init", crops, "-o", output)
+    assert written.exit_code == 0
+    assert "guessed by their names: protein = 'gfp', cytosol = 'rfp'" in written.stderr
     assert_clear(call("init", crops, "-o", output), 2, "there already", "--force")
     config = RunConfig.from_toml(output)
     assert config.screen.mask == "mask"

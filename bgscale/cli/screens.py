@@ -52,10 +52,16 @@ def init(screen: str | None, output: Path, pattern: str, force: bool) -> None:  
     With SCREEN (OME-Zarr plates, a glob of them, or a folder or zip of crops) the template lists
     its wells or proteins and run.toml its channels; without, both are examples to edit.
     """
+    from bgscale.config import RunConfig
     from bgscale.scaffold import scaffold
 
     for path in scaffold(screen, output, pattern=pattern, force=force):
         tell(f"wrote {path}")
+    if screen is not None:
+        section = RunConfig.from_toml(output).screen
+        roles = {role: getattr(section, role) for role in ("protein", "cytosol", "nucleus")}
+        taken = ", ".join(f"{role} = {name!r}" for role, name in roles.items() if name)
+        tell(f"channels, guessed by their names: {taken}")
     tell("next: look at the channels in run.toml, fill in the class column of the plate map, then")
     tell(f"      bgscale train {output}; bgscale run {output}")
 
