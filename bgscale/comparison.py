@@ -237,14 +237,17 @@ def _of_models(named: Mapping[str, Entry]) -> xr.Dataset:
 def _cost(entry: Entry) -> float:
     """Return the seconds that a process took to embed a cell under all settings; NaN: not known."""
     stages, ledger = entry.store.attrs().get("stages", {}), Ledger(entry.store.location)
-    seconds, cells = 0.0, 0
-    for unit in ledger.recorded():
-        mine = unit.stage.startswith(f"embed/{entry.model}/") and unit.stage in stages
-        if mine and stages[unit.stage]["token"] == unit.token:
-            done = (ledger.record(unit) or {}).get("summary", {})
-            if "seconds" in done:
-                seconds, cells = seconds + done["seconds"], cells + done["cells"]
-    return seconds / cells if cells else float("nan")
+    mine = f"embed/{entry.model}/"
+    units = [
+        unit
+        for unit in ledger.recorded()
+        if unit.stage.startswith(mine) and stages.get(unit.stage, {}).get("token") == unit.token
+    ]
+    # a store of before units were timed has none
+    timed = [done for done in ledger.summaries(units) if "seconds" in done]
+    cells = sum(done["cells"] for done in timed)
+    seconds = sum(done["seconds"] for done in timed)
+    return float(seconds / cells) if cells else float("nan")
 
 
 def _notes(named: Mapping[str, Entry]) -> str:
