@@ -182,8 +182,8 @@ def table(
         By setting: `mean`; `published_error`, 3 standard errors over the `localizations` that have
         a value; `jackknife_error`, 3 standard errors by leaving out one class as member and as
         background; `jackknife_se`; `low`, `high`, the 95% interval (t, classes - 1 degrees of
-        freedom); `converged`, the share of fits that converged, where known. By setting and
-        localization: `localization_mean`; `problems`, in how many a class is a member;
+        freedom, within 0 to 1); `converged`, the share of fits that converged, where known. By
+        setting and localization: `localization_mean`; `problems`, in how many a class is a member;
         `mean_without`, the mean without that class. By contrast: `difference`, `difference_se`,
         `difference_low`, `difference_high`. What cannot be computed is NaN, and `note` in the
         attributes says why, a line for each reason, after the notes of `dataset`.
@@ -271,6 +271,8 @@ def table(
     if "converged" in dataset:
         out["converged"] = ("setting", converged)
     errors = np.array([_jackknife(out, [s], lambda x: x) for s in settings]).reshape(-1, 3)
+    # of few classes t reaches beyond what an accuracy can be
+    errors[:, 1:] = errors[:, 1:].clip(0, 1)
     for i, name in enumerate(("jackknife_se", "low", "high")):
         out[name] = ("setting", errors[:, i])
     out["jackknife_error"] = STANDARD_ERRORS * out["jackknife_se"]

@@ -67,6 +67,17 @@ class Estimate(NamedTuple):
         half = se * float(student.ppf(0.5 + COVERAGE / 2, n - 1))
         return cls(value, value - half, value + half, n, n, PRESENT)
 
+    def within(self, low: float, high: float) -> Self:
+        """Return it with its interval cut to what can be: of few classes t reaches beyond.
+
+        Examples
+        --------
+        >>> Estimate(0.9, 0.7, 1.1, 3, 3, PRESENT).within(0, 1).high
+        1.0
+        """
+        bounds = np.clip((self.low, self.high), low, high)
+        return self._replace(low=float(bounds[0]), high=float(bounds[1]))
+
 
 def over_classes(values: Floats) -> Estimate:
     """Return the mean over the pairs of a symmetric table, its interval by leaving out classes.

@@ -102,7 +102,9 @@ def test_jackknife_by_hand(four):
     se = np.sqrt(3 / 4 * np.sum((np.array(without) - np.mean(without)) ** 2))
     assert value(t, "jackknife_se", setting="same") == pytest.approx(se)
     assert value(t, "jackknife_error", setting="same") == pytest.approx(3 * se)
-    assert value(t, "high", setting="same") == pytest.approx(0.75 + 3.182446 * se)  # t, 3 d.f.
+    assert value(t, "low", setting="same") == pytest.approx(0.75 - 3.182446 * se)  # t, 3 d.f.
+    assert 0.75 + 3.182446 * se > 1
+    assert value(t, "high", setting="same") == 1, "an accuracy is not above 1"
     contrast = {"contrast": "same - different"}
     d = np.array(without) - t["mean_without"].sel(setting="different").values
     d_se = np.sqrt(3 / 4 * np.sum((d - d.mean()) ** 2))

@@ -158,7 +158,7 @@ def test_a_sentence_never_calls_chance_a_finding(model: Model) -> None:
     at = {"contrast": "same - different"}
     for value, low, high, words in (
         (0.2, 0.1, 0.3, "falls by 0.200 [0.100, 0.300]"),
-        (0.02, -0.01, 0.05, "no more than chance"),
+        (0.02, -0.01, 0.05, "cannot be told"),
         (-0.2, -0.3, -0.1, "rises by 0.200 [0.100, 0.300]"),
     ):
         for end, number in (("", value), ("_low", low), ("_high", high)):

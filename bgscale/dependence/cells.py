@@ -56,7 +56,7 @@ def sensitivity(evaluation: xr.Dataset, *, groups: xr.DataArray | None = None) -
     for k in range(n):
         own = None if codes is None else codes[k]
         for s in range(len(settings)):
-            accuracy[s, k] = _left_out(without[s][:, k], k)
+            accuracy[s, k] = _left_out(without[s][:, k], k).within(0, 1)
             recall[s, k] = clustered(right[s][k], own)
         for c, (first, second) in enumerate(contrasts):
             i, j = settings.index(first), settings.index(second)

@@ -171,7 +171,7 @@ function cellsOf(i) {
 function told(i) {
   const of = (name) => numbers.of(name, state.setting, i);
   if (Number.isNaN(of("p"))) return numbers.reason(state.setting, i) || "not tested";
-  const kind = numbers.isSubstantial(state.setting, i) ? "substantially shifted" : numbers.isSignificant(state.setting, i) ? "significantly shifted" : "no more than chance";
+  const kind = numbers.isSubstantial(state.setting, i) ? "substantially shifted" : numbers.isSignificant(state.setting, i) ? "significantly shifted" : "not told from chance";
   return `${kind} under “${spoken(state.setting)}”: KL ${digits(of("kl"))} nat [${digits(of("kl_low"))}, ${digits(of("kl_high"))}], ` +
     `total variation ${digits(of("total_variation"))}, q ${small(of("q"))}`;
 }

@@ -138,8 +138,8 @@ def finding(model: Model) -> str:
             )
         else:
             first = (
-                "A background of another localization changes accuracy no more than chance does: "
-                f"a fall of {digits(value)} {interval(low, high)}"
+                "Whether a background of another localization lowers accuracy cannot be told: "
+                f"it falls by {digits(value)} {interval(low, high)}"
             )
     of = model.shares.get((HEADLINE, "fixed"))
     if of is None or not of["tested"]:
