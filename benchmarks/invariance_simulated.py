@@ -6,14 +6,16 @@ neighbour, in evaluation alone, the accuracies.
 """
 
 import io
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 import tifffile
+import torch
 from scipy import ndimage
 
 from bgscale import open_results
@@ -27,6 +29,12 @@ LOCALIZATIONS = (
     "cell periphery", "cytoplasm", "mitochondrion", "nucleus", "vacuolar membrane", "vacuole",
 )  # fmt: skip
 CENTRE, OTHER = 1, 2
+MODEL = "tiny"
+ANSWERS = (
+    "shifted under different", "proportions off, original", "proportions off, different",
+    "proportions off, masked",
+)  # fmt: skip
+Rows: TypeAlias = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]
 SETTINGS = (*PAPER_SETTINGS, "background_only")
 
 
@@ -56,8 +64,22 @@ WRONG: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def simulated(folder: Path, *, seed: int, invariant: dict[str, Any]) -> dict[str, Any]:
-    """Return, by masks and model, what was found."""
+def simulated(rows: Rows, seed: int) -> dict[str, Any]:
+    """Return, by masks and model, what was found.
+
+    Parameters
+    ----------
+    rows : mapping of str to (mapping, mapping)
+        By name of the model: keys of ``[training]``, and of its section in ``[models]``.
+    seed : int
+        Of the screen and of what is trained.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        return _simulated(Path(folder), rows, seed)
+
+
+def _simulated(folder: Path, rows: Rows, seed: int) -> dict[str, Any]:
     spec = ScreenSpec(
         seed=seed, localizations=LOCALIZATIONS, proteins_per_localization=3, mixed_proteins=6,
         fields_per_protein=3, cells_per_field=30, field_size_px=350, diffuse=0.2,
@@ -65,7 +87,8 @@ def simulated(folder: Path, *, seed: int, invariant: dict[str, Any]) -> dict[str
     write_crops(spec, folder / "screen", zipped=True)
 
     def config_of(store: str, name: str, screen: str = "screen") -> RunConfig:
-        training = {"threads": 1, "epochs": 20, "seed": seed}
+        training, model = rows[name]
+        weights = str(folder / f"{name}.safetensors")
         return RunConfig.from_dict(
             {
                 "store": str(folder / store),
@@ -75,38 +98,40 @@ def simulated(folder: Path, *, seed: int, invariant: dict[str, Any]) -> dict[str
                     "path": str(folder / screen / "crops.zip"), "mask": "mask",
                     "plate_map": str(folder / "screen" / "platemap.csv"),
                 },
-                "models": {name: {"weights": str(folder / f"{name}.safetensors")}},
+                "models": {MODEL: {"weights": weights, **model}},
                 "donors": {"windows_per_class": 120},
                 "classification": {"crops_per_class": 100},
                 "proportions": {"replicates": 5},
-                "training": training | (invariant if name == "invariant" else {}),
+                "training": {"threads": 1, "epochs": 20, "seed": seed, **training},
             }
         )  # fmt: skip
 
     found: dict[str, Any] = {}
-    for name in ("plain", "invariant"):
+    for name in rows:
         config = config_of(f"{name}.zarr", name)
         train_model(config)
         Run.from_config(config).execute()
-        found[f"true masks, {name}"] = _accuracies(config, name) | _answers(config, name, folder)
-        print(found, flush=True)
-    return found | wrong_masks(folder, config_of)
+        found[f"true masks, {name}"] = _accuracies(config) | _answers(config, folder)
+        _say(seed, f"true masks, {name}", found)
+    return found | wrong_masks(folder, list(rows), config_of)
 
 
-def wrong_masks(folder: Path, config_of: Callable[[str, str, str], RunConfig]) -> dict[str, Any]:
-    """Return accuracies of both models where masks are wrong, by masks and model."""
+def wrong_masks(
+    folder: Path, names: Sequence[str], config_of: Callable[[str, str, str], RunConfig]
+) -> dict[str, Any]:
+    """Return accuracies of the models where masks are wrong, by masks and model."""
     found = {}
-    masks = open_results(folder / "plain.zarr")["plates/crops/crops"]["mask"].to_numpy()
+    masks = open_results(folder / f"{names[0]}.zarr")["plates/crops/crops"]["mask"].to_numpy()
     known = {(mask == CENTRE).tobytes(): mask for mask in masks}
     for number, (what, change) in enumerate(WRONG.items()):
         wrong = folder / f"wrong{number}"
         wrong.mkdir()
         rewrite(folder / "screen" / "crops.zip", wrong / "crops.zip", known, change)
-        for name in ("plain", "invariant"):
+        for name in names:
             config = config_of(f"wrong{number}-{name}.zarr", name, wrong.name)
             Run.from_config(config).execute(until="evaluate")
-            found[f"{what}, {name}"] = _accuracies(config, name)
-            print(what, name, found[f"{what}, {name}"], flush=True)
+            found[f"{what}, {name}"] = _accuracies(config)
+            _say(config.seed, f"{what}, {name}", found)
     return found
 
 
@@ -129,16 +154,21 @@ def rewrite(
             new.writestr(name, data)
 
 
-def _accuracies(config: RunConfig, name: str) -> dict[str, float]:
-    table = tables(config.store)[name]
+def _say(seed: int, name: str, found: dict[str, Any]) -> None:
+    values = (f"{key} {value:.3f}" for key, value in found[name].items())
+    print(seed, f"{name}:", ", ".join(values), flush=True)
+
+
+def _accuracies(config: RunConfig) -> dict[str, float]:
+    table = tables(config.store)[MODEL]
     made = {str(s): float(table["mean"].sel(setting=s)) for s in SETTINGS}
     return made | {"gap": made["same"] - made["different"]}
 
 
-def _answers(config: RunConfig, name: str, folder: Path) -> dict[str, float]:
+def _answers(config: RunConfig, folder: Path) -> dict[str, float]:
     """Return how many proteins shift, and how far proportions are from those planted."""
     tree = open_results(config.store)
-    shares = shift_shares(tree, name, setting="different")
+    shares = shift_shares(tree, MODEL, setting="different")
     made = {"shifted under different": float(shares["share_significant_and_substantial"])}
     truth = pd.read_csv(folder / "screen" / "truth" / "proportions.csv").pivot(
         index="protein", columns="localization", values="proportion"
@@ -146,7 +176,7 @@ def _answers(config: RunConfig, name: str, folder: Path) -> dict[str, float]:
     truth = truth.reindex(columns=list(LOCALIZATIONS)).fillna(0.0)
     two = truth.index[(truth > 0).sum(axis=1) == 2]
     for setting in ("original", "different", "masked"):
-        mixture = tree[f"proportions/{name}"].sel(fit="matched", setting=setting)["mixture"]
+        mixture = tree[f"proportions/{MODEL}"].sel(fit="matched", setting=setting)["mixture"]
         mixture = mixture.sel(protein=list(two), localization=list(LOCALIZATIONS)).to_numpy()
         off = np.abs(mixture - truth.loc[two].to_numpy()).sum(1) / 2
         made[f"proportions off, {setting}"] = float(off.mean())

@@ -2,6 +2,7 @@
 
 The task: which protein does this crop show? The cells come from the run store, where `run` puts
 them as well, so nothing is cut twice. The trained weights are a safetensors file with their spec.
+Several processes can share the parts of each step: each reads the cells, the first one writes.
 
 References
 ----------
@@ -9,12 +10,16 @@ Razdaibiedina et al. (2024), PIFiA: self-supervised approach for protein functio
 single-cell imaging data. Mol Syst Biol 20:521-548.
 """
 
+import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bgscale import draw
 from bgscale import embed as kernels
@@ -23,12 +28,16 @@ from bgscale.errors import ConfigError, InputError, nearest
 from bgscale.models import ModelSpec, load_model
 from bgscale.models.engine import best_device
 from bgscale.models.fit import FitConfig, fit
-from bgscale.models.invariance import Invariance
+from bgscale.models.invariance import OWN_PIXELS, Invariance
+from bgscale.models.parts import Team, joined
 from bgscale.models.start import first_weights
 from bgscale.models.weights import Weights, read_weights, save_weights
 from bgscale.settings import Ints
 from bgscale.stages.cells import cell_ranges
 from bgscale.stages.job import Job
+
+if TYPE_CHECKING:
+    from bgscale.distribute.training import Seat
 
 
 @dataclass(frozen=True)
@@ -121,8 +130,54 @@ def training_cells(job: Job) -> tuple[Ints, list[str]]:
     return np.concatenate(kept), [job.proteins[p] for p in proteins]
 
 
+def fit_config(section: TrainingSection) -> FitConfig:
+    """Return how the fit is done.
+
+    Raises
+    ------
+    ConfigError
+        More parts than a step has crops for.
+    """
+    how = {f.name: getattr(section, f.name) for f in fields(FitConfig) if hasattr(section, f.name)}
+    return FitConfig(**how, invariance=_invariance(section))
+
+
+def is_for_workers(section: TrainingSection) -> bool:
+    """Whether the workers of a cluster train: several parts, or a GPU that is not here."""
+    return section.parts > 1 or (section.device != "cpu" and best_device() == "cpu")
+
+
+def train_seated(seat: "Seat", text: str) -> Training:
+    """Train as one of the processes of a training; the leader says how far it is.
+
+    Parameters
+    ----------
+    seat : Seat
+    text : str
+        The run config and "restart", as JSON.
+    """
+    values = json.loads(text)
+    job = Job(RunConfig.from_dict(values["config"]))
+    with ExitStack() as stack:
+        device = job.config.training.device
+        if device != "cpu" and (count := torch.cuda.device_count()) > 1:
+            # workers that were not given a GPU each take one each
+            stack.enter_context(torch.cuda.device(seat.neighbours % count))
+        together = joined(
+            seat.rank, seat.size, host=seat.host, port=seat.port, listener=seat.listener(),
+            interface=seat.interface(), device=device, stop=seat.stopped,
+        )  # fmt: skip
+        team = stack.enter_context(together)
+        said = seat.say if team.leads else None
+        return train(job, on_epoch=said, restart=values["restart"], team=team)
+
+
 def train(
-    job: Job, *, on_epoch: Callable[[int, int, str], None] | None = None, restart: bool = False
+    job: Job,
+    *,
+    on_epoch: Callable[[int, int, str], None] | None = None,
+    restart: bool = False,
+    team: Team | None = None,
 ) -> Training:
     """Train the model that the config names and write its weights.
 
@@ -136,8 +191,10 @@ def train(
         Hears of each epoch: its number, how many there may be, and losses as text.
     restart : bool
         Forget the checkpoint.
+    team : Team, optional
+        The processes that share it, each of which calls this; the leader writes.
     """
-    config, section = job.config, job.config.training
+    config, section, team = job.config, job.config.training, team or Team()
     name = model_to_train(config)
     model = config.models[name]
     if section.device != "cpu" and best_device() == "cpu":
@@ -151,7 +208,7 @@ def train(
         class_names=tuple(proteins),
         pixel_size_um=job.pixel_size_um or None,
     )
-    method = invariance.said(spec.mask_input) if invariance else ""
+    method = invariance.said(spec) if invariance else ""
     origin = f"trained by bgscale on {len(rows)} cells of {len(proteins)} proteins"
     origin += f", from {first.name} ({first.sha256[:12]})" if first else ""
     spec = replace(spec, origin=f"{origin}; {method}" if method else origin)
@@ -159,10 +216,11 @@ def train(
     images, masks = (job.read_rows(f"crops/{array}", rows) for array in ("image", "mask"))
     images, masks = kernels.fit_window(images[:, channels], masks, size_px=spec.input_size_px)
     weights = Path(model.weights)
-    weights.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = weights.with_suffix(".checkpoint")
-    if restart:
-        checkpoint.unlink(missing_ok=True)
+    if team.leads:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        if restart:
+            checkpoint.unlink(missing_ok=True)
 
     def tell(epoch: int, loss: float, held_out: float | None, accuracy: float | None) -> None:
         text = f"loss {loss:.3f}"
@@ -172,22 +230,23 @@ def train(
             on_epoch(epoch + 1, section.epochs, text)
 
     scaled = job.config.screen.intensity_scaling != "none"
-    how = {f.name: getattr(section, f.name) for f in fields(FitConfig) if hasattr(section, f.name)}
     result = fit(
         images,
         np.unique(table.cells.protein[rows], return_inverse=True)[1],
         table.cells.field[rows],
         spec=spec,
         n_outputs=len(proteins),
-        config=FitConfig(**how, invariance=invariance),
+        config=fit_config(section),
         masks=masks,
         ranges=_ranges(job, rows)[:, channels] if invariance and scaled else None,
         start=first_weights(first, spec) if first else None,
         checkpoint=checkpoint,
         on_epoch=tell,
+        team=team,
     )
-    save_weights(weights, result.network, result.spec)
-    checkpoint.unlink(missing_ok=True)
+    if team.leads:
+        save_weights(weights, result.network, result.spec)
+        checkpoint.unlink(missing_ok=True)
     accuracy = result.history[result.best_epoch].validation_accuracy
     held_out = int(result.validation.sum())
     epochs, best = len(result.history), result.best_epoch + 1
@@ -206,6 +265,8 @@ def _untrained(config: RunConfig, name: str, first: Weights | None, n_outputs: i
     changes = model.overrides()
     if section.invariant:
         changes.setdefault("mask_input", section.mask_input)
+        changes.setdefault("preprocess", OWN_PIXELS)
+        changes.setdefault("masked_preprocess", OWN_PIXELS)
     if first is None or first.spec is None:
         return load_model(
             model.architecture, seed=section.seed, n_outputs=n_outputs, overrides=changes or None

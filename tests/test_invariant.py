@@ -410,10 +410,12 @@ def test_a_screen_is_trained_so_and_gone_on_from(small_screen, tmp_path):
     toml.write_text(template(config_of(small_screen, tmp_path, **path)), encoding="utf-8")
     printed = CliRunner().invoke(main, ["train", str(toml), "--invariant"])
     assert printed.exit_code == 0, printed.stderr
-    said = Invariance().said(RunConfig().training.mask_input)
-    assert f"trained ({said})" in printed.stderr
     spec = read_weights(weights).spec
+    said = Invariance().said(spec)
+    assert "to leave the background out (jitter 2 px)" in said
+    assert f"trained ({said})" in printed.stderr
     assert spec.mask_input == RunConfig().training.mask_input
+    assert spec.preprocess == spec.masked_preprocess == ("minmax_inside", "mask")
     assert spec.origin.endswith(said)
     weights.rename(first)
 
@@ -428,6 +430,9 @@ def test_a_screen_is_trained_so_and_gone_on_from(small_screen, tmp_path):
     one = weights.read_bytes()
     trained(start="")
     assert weights.read_bytes() != one
+    path["models"]["tiny"]["preprocess"] = ["minmax_inside"]
+    trained(start="", invariant=True)
+    assert read_weights(weights).spec.preprocess == ("minmax_inside",), "as its section says"
     if best_device() == "cpu":
         with pytest.raises(ConfigError, match="there is no GPU here"):
             trained(device="cuda")

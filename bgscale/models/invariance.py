@@ -6,10 +6,14 @@ idea: where a background is of any class, whatever the cell's own, it tells noth
 so there is nothing in it to learn; and where a cell is shown on two backgrounds at once, what
 differs between its two profiles is the backgrounds' doing, and can be made small.
 
+Neighbours come in through the scaling as well: the range of a whole crop sets the grey level of the
+cell in it. `OWN_PIXELS` takes the cell's own, and then leaves the background out; what is left of
+it is what a wrong mask lets in, which is why masks are disturbed.
+
 Every choice is a function of (seed, epoch, cell), so that an epoch can be repeated to the bit.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,8 +28,11 @@ from bgscale.errors import ConfigError
 from bgscale.models.batches import Crops, IntArray
 from bgscale.models.spec import MASK_USES, ModelSpec
 
+OWN_PIXELS = ("minmax_inside", "mask")
+"""What an invariant network sees unless its config says otherwise: the cell, by its own range."""
 OWN, OTHER = 1, 2
 """The two backgrounds of a cell in a step: streams of the draw."""
+_STEPS_SAID = {"minmax_inside": "for the range", "mask": "to leave the background out"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +48,8 @@ class Invariance:
         background only.
     mask_jitter_px : int
         The network is shown masks that are so many pixels too large or too small, at most, and of
-        every fourth cell one that reaches four times as far into the neighbours; of use only to a
-        network with a ``mask_input``.
+        every fourth cell one that reaches four times as far into the neighbours; where it, or its
+        scaling, reads a mask.
     """
 
     swap_share: float = 1.0
@@ -60,20 +67,15 @@ class Invariance:
                 msg = f"Invariance: {name} = {getattr(self, name)}; expected 0 or more"
                 raise ConfigError(msg + (", at most 1" if name == "swap_share" else ""))
 
-    def said(self, mask_input: Sequence[str]) -> str:
-        """Return the method in words, with what the network does with the mask.
-
-        Examples
-        --------
-        >>> Invariance(consistency=0).said(["gate"])
-        'invariant: swapped backgrounds (share 1), mask as gate (jitter 2 px)'
-        """
+    def said(self, spec: ModelSpec) -> str:
+        """Return the method in words, with what the network does with the mask."""
         parts = [f"swapped backgrounds (share {self.swap_share:g})"] if self.swap_share else []
         if self.consistency:
             parts.append(f"agreement of two backgrounds (weight {self.consistency:g})")
-        if mask_input:
-            uses = " and ".join(use for use in MASK_USES if use in mask_input)
-            parts.append(f"mask as {uses} (jitter {self.mask_jitter_px} px)")
+        uses = [f"as {use}" for use in MASK_USES if use in spec.mask_input]
+        uses += [words for step, words in _STEPS_SAID.items() if step in spec.preprocess]
+        if uses:
+            parts.append(f"mask {', '.join(uses)} (jitter {self.mask_jitter_px} px)")
         return f"invariant: {', '.join(parts) or 'nothing'}"
 
     def to_config(self) -> dict[str, Any]:
@@ -159,7 +161,7 @@ def shown(
     lenders : Lenders
     invariance : Invariance
     spec : ModelSpec
-        Masks are disturbed where its network reads them.
+        Masks are disturbed where its network, or its scaling, reads them.
     seed, epoch : int
 
     Returns
@@ -180,7 +182,7 @@ def shown(
         kept = torch.from_numpy(keeps).to(crops.device)[:, None, None]
         view = swapped(crops, inside | kept, lent, data.scaling(cells, donors))
         mask = inside
-        if spec.mask_input and invariance.mask_jitter_px:
+        if spec.needs_mask and invariance.mask_jitter_px:
             visible = data.take_cells(np.where(keeps, cells, donors))
             code = draw.integers(seed, f"{purpose}/jitter", ids, 1 << 20, stream)
             mask = jittered(inside, visible, torch.from_numpy(code), invariance.mask_jitter_px)
