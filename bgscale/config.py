@@ -310,6 +310,14 @@ class ModelSection(Section):
         description="'gate' reads the layers of any network in the centre cell alone; 'channel' is "
         "for those trained so; empty: the model's own",
     )
+    backgrounds: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="for models that cannot be trained again: features are the mean over each cell "
+        "on so many random backgrounds, under every setting that does not mask; 8 are many; it "
+        "costs so many times as much; 0: the crop as the setting has it",
+    )
     micro_batch: int = Field(
         default=0, ge=0, description="crops a forward pass; 0: the model's own"
     )

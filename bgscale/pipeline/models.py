@@ -47,19 +47,27 @@ def add_model(
         "candidates": job.config.donors.candidates,
         "engine": model.engine.to_config(),
     }
+    if job.config.models[name].backgrounds:
+        # no key where none is asked for: stores made before this option stay as they are
+        how["backgrounds"] = job.config.models[name].backgrounds
     plates = list(ranges)
     embed = [order.named("embed", f"{name}/{p}", [bank, ranges[p]], **how) for p in plates]
     for stage, plate in zip(embed, plates, strict=True):
         order.add(
             stage,
             (f"plates/{plate}/embeddings/{name}",),
-            f"{name}: embed cells under all settings",
+            f"{name}: embed cells under all settings{_each(how)}",
             partial(embedding.create_embeddings, name=name, plate=plate),
             partial(cell_count, plate=plate),
             partial(embedding.cells_a_unit, name=name, plate=plate),
         )
     _add_accuracies(job, name, bank, how, order)
     _add_proportions(job, name, dict(zip(plates, embed, strict=True)), growth, order)
+
+
+def _each(how: Mapping[str, Any]) -> str:
+    """Return what a plan says of the cost of averaging."""
+    return f", each on {how['backgrounds']} backgrounds" if "backgrounds" in how else ""
 
 
 def _add_accuracies(job: Job, name: str, bank: str, how: Mapping[str, Any], order: Order) -> None:
@@ -69,7 +77,7 @@ def _add_accuracies(job: Job, name: str, bank: str, how: Mapping[str, Any], orde
     order.add(
         grid,
         (f"grid/{name}",),
-        f"{name}: embed crops of experiment 1",
+        f"{name}: embed crops of experiment 1{_each(how)}",
         lambda j: grids.create_grid(j, name),
         lambda j: len(grids.grid_problems(j)),
     )

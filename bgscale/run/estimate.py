@@ -245,8 +245,10 @@ def _network_bytes(model: EmbeddingModel) -> int:
 
 def _bank_bytes(job: Job, sizes: Sizes) -> int:
     """Return the memory of the donor banks that a process keeps."""
-    donors, windows, _ = _slots(job, sizes)
+    donors, windows, _ = bank_slots(job, sizes)
     sources = {setting.source for setting in job.settings}
+    if any(section.backgrounds for section in job.config.models.values()):
+        sources.add("crop")
     slots = donors * ("crop" in sources) + windows * ("window" in sources)
     return len(job.screen.classes) * slots * (_crop_bytes(sizes) + sizes.crop_px // 4)
 

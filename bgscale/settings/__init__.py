@@ -9,6 +9,12 @@ Gupta, Moses & Lu (2025), Representation Learning Methods for Single-Cell Micros
 by Background Cells. PMLR 311:162-177.
 """
 
+from bgscale.settings.averaged import (
+    AVERAGED,
+    draw_of_classes,
+    on_backgrounds,
+    spread_classes,
+)
 from bgscale.settings.compose import blocks, compose, compose_into, dilate, scaling
 from bgscale.settings.donors import (
     RIM_PX,
@@ -26,6 +32,7 @@ from bgscale.settings.donors import (
 from bgscale.settings.registry import SETTINGS, Setting, get_setting
 
 __all__ = [
+    "AVERAGED",
     "RIM_PX",
     "SETTINGS",
     "Cells",
@@ -39,10 +46,13 @@ __all__ = [
     "deal_donors",
     "dilate",
     "draw_donors",
+    "draw_of_classes",
     "get_setting",
+    "on_backgrounds",
     "pack",
     "scaling",
     "select_donors",
+    "spread_classes",
     "uncovered_bits",
     "uncovered_px",
 ]

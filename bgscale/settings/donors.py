@@ -254,7 +254,7 @@ def _drawn(
         rows = np.flatnonzero((localization == k) & (missing == 0))
         if len(rows):
             own, bound = cells.take(rows), lone[k]
-            slot[rows] = _draw_slots(setting, own, pool, k, bound, seed, purpose, candidate)
+            slot[rows] = draw_slots(setting, own, pool, k, bound, seed, purpose, candidate)
     missing[(slot < 0) & (missing == 0)] = Missing.NO_DONOR
     localization[missing != 0] = -1
     return Donors(localization, slot, missing)
@@ -268,7 +268,7 @@ def _nth_true(allowed: Bools, seed: int, purpose: str, ids: draw.UInt64Array) ->
     return np.where(counts > 0, column, -1)
 
 
-def _draw_slots(
+def draw_slots(
     setting: Setting,
     cells: Cells,
     pool: Pool,

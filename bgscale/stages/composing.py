@@ -4,7 +4,7 @@ Synthetic crops are never stored, and never lie in memory all at once: what a ne
 composed from a block of crops and the donor bank, on the device where it is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bgscale import embed as kernels
 from bgscale import settings as swaps
-from bgscale.crops import fill_with_medium
+from bgscale.crops import fill_with_medium, intensity_range
 from bgscale.schema import CENTRE_CELL, MEDIUM, Missing
 from bgscale.settings import Cells, Donors, Ints, Setting, dilate
 from bgscale.stages.job import Bank, Job
@@ -51,6 +51,15 @@ class Block:
         return {}
 
     @cached_property
+    def own_range(self) -> npt.NDArray[np.float32]:
+        """Intensity range of each centre cell's own pixels: (cell, channel, bound), float32."""
+        found = np.zeros((*self.image.shape[:2], 2), np.float32)
+        for i, inside in enumerate(self.mask == CENTRE_CELL):
+            if inside.any():
+                found[i] = intensity_range(self.image[i][None, :, inside])
+        return found
+
+    @cached_property
     def _dilated(self) -> dict[int, "Block"]:
         return {}
 
@@ -80,6 +89,11 @@ class Swapped:
         Of the donor in its bank; -1 where there is none.
     image : array (cell, channel, y, x), optional
         Refilled crops, where the setting refills; undefined where missing.
+    averaged : array (background, cell), int64, optional
+        Places of the donors over whose backgrounds features are averaged; None: they are those of
+        one crop.
+    range : array (cell, channel, bound), float32, optional
+        What donors are mapped onto, where that is not the range of the cell's protein.
     """
 
     missing: npt.NDArray[np.uint8]
@@ -88,6 +102,8 @@ class Swapped:
     uncovered: npt.NDArray[np.int32]
     place: Ints
     image: npt.NDArray[Any] | None = None
+    averaged: Ints | None = None
+    range: npt.NDArray[np.float32] | None = None
 
     @property
     def rows(self) -> Ints:
@@ -115,17 +131,39 @@ def draw(job: Job, block: Block, setting: Setting, bank: Bank | None) -> Donors 
     rows = np.flatnonzero(drawn.missing == Missing.PRESENT)
     if setting.source != "crop" or not len(rows):
         return drawn
-    own, slot = swaps.pack(block.mask[rows]), drawn.slot.copy()
-    k = drawn.localization[rows]
-    fewest = swaps.uncovered_bits(own, bank.packed_with_rim[k, slot[rows]])
-    for candidate in range(1, job.config.donors.candidates):
-        again = swaps.draw_donors(
+    others = (
+        swaps.draw_donors(
             setting, block.cells, bank.pool, seed=seed, candidate=candidate, plate_of=plate_of
         ).slot[rows]
+        for candidate in range(1, job.config.donors.candidates)
+    )
+    slot = drawn.slot.copy()
+    own = swaps.pack(block.mask[rows])
+    slot[rows] = best_covered(own, bank, drawn.localization[rows], slot[rows], others)
+    return Donors(drawn.localization, slot, drawn.missing)
+
+
+def best_covered(
+    own: npt.NDArray[np.uint8], bank: Bank, k: Ints, slot: Ints, others: Iterable[Ints]
+) -> Ints:
+    """Return, of several donors of each cell, the one that it covers best, the first of several.
+
+    Parameters
+    ----------
+    own : array (cell, byte), uint8
+        Masks of the cells, from `settings.pack`.
+    bank : Bank
+    k, slot : array (cell,), int64
+        Class of all donors of a cell, and the first one's slot.
+    others : iterable of array (cell,), int64
+        Slots of the others.
+    """
+    slot, fewest = slot.copy(), swaps.uncovered_bits(own, bank.packed_with_rim[k, slot])
+    for again in others:
         uncovered = swaps.uncovered_bits(own, bank.packed_with_rim[k, again])
         better = uncovered < fewest
-        slot[rows[better]], fewest[better] = again[better], uncovered[better]
-    return Donors(drawn.localization, slot, drawn.missing)
+        slot[better], fewest[better] = again[better], uncovered[better]
+    return slot
 
 
 def swap(block: Block, setting: Setting, bank: Bank | None, drawn: Donors | None) -> Swapped:
@@ -191,7 +229,8 @@ def _scale(
         return None
     bounds = bank.range.reshape(-1, *bank.range.shape[2:])
     lent = bounds[swapped.place[rows][:, None], channels]
-    return swaps.scaling(block.range[rows[:, None], channels], lent)
+    bounds_of = block.range if swapped.range is None else swapped.range
+    return swaps.scaling(bounds_of[rows[:, None], channels], lent)
 
 
 class Batches:

@@ -25,6 +25,7 @@ from bgscale.models.embedding import EmbeddingModel
 from bgscale.models.engine import Engine, processor
 from bgscale.schema import Missing
 from bgscale.settings import Setting
+from bgscale.stages.averaging import averaged, mean, views
 from bgscale.stages.cells import Done, cell_ranges, shard_cells
 from bgscale.stages.composing import Batches, Block, Swapped, bank_of, draw, resident, swap
 from bgscale.stages.job import Job, open_job
@@ -77,6 +78,8 @@ def features(
 ) -> list[dict[str, npt.NDArray[np.float32]]]:
     """Embed the present cells of a block under some settings; the others are NaN.
 
+    Where a setting is averaged over several backgrounds, features are the mean.
+
     Returns
     -------
     list of dict of str to array (cell, feature)
@@ -87,9 +90,13 @@ def features(
     for mode, pixels in dict.fromkeys(kinds):
         alike = [i for i, kind in enumerate(kinds) if kind == (mode, pixels)]
         masked = block.dilated(pixels)
-        batches = Batches(job, model, masked, [wanted[i] for i in alike], channels)
         ends = np.cumsum([len(wanted[i][1].rows) for i in alike])[:-1]
-        for layer, values in model.embed_batches(len(batches), batches, mode).items():
+        shown = (
+            Batches(job, model, masked, view, channels)
+            for view in views(job, [wanted[i] for i in alike])
+        )
+        made = mean(model.embed_batches(len(batches), batches, mode) for batches in shown)
+        for layer, values in made.items():
             for i, own in zip(alike, np.split(values, ends), strict=True):
                 swapped = wanted[i][1]
                 found[i][layer] = np.full((len(block.cells), own.shape[1]), np.nan, np.float32)
@@ -103,7 +110,8 @@ def create_embeddings(job: Job, name: str, plate: str) -> None:
     node = f"plates/{plate}/embeddings/{name}"
     n = store.array(f"plates/{plate}/cells/id").shape[0]
     write = {"cell": shard_cells(job, n)}
-    store.create_group(node, coords={"setting": job.config.settings}, **model_attrs(job, model))
+    attrs = model_attrs(job, model, backgrounds=job.config.models[name].backgrounds)
+    store.create_group(node, coords={"setting": job.config.settings}, **attrs)
     dims = {"cell": n, "setting": len(job.settings)}
     names: dict[str, Any] = {
         "donor_class": list(job.classes),
@@ -129,7 +137,7 @@ SWAP_VARIABLES = {
 }
 
 
-def model_attrs(job: Job, model: EmbeddingModel) -> dict[str, Any]:
+def model_attrs(job: Job, model: EmbeddingModel, *, backgrounds: int = 0) -> dict[str, Any]:
     """Return what every output of a model says of it."""
     factor = kernels.zoom(model.spec, job.pixel_size_um)
     return {
@@ -137,13 +145,16 @@ def model_attrs(job: Job, model: EmbeddingModel) -> dict[str, Any]:
         "random_weights": model.random_weights,
         "crops_enlarged_by": factor,
         "engine": model.engine.to_config(),
+        **({"backgrounds": backgrounds} if backgrounds else {}),
     }
 
 
 def provenance(job: Job, node: str) -> dict[str, Any]:
     """Return what says of a result which model, with which weights, made its features."""
     attrs = job.store.attrs(node)
-    return {key: attrs[key] for key in ("model", "random_weights", "engine")}
+    # of a model that is not averaged nothing is said of backgrounds
+    known = "model", "random_weights", "engine", "backgrounds"
+    return {key: attrs[key] for key in known if key in attrs}
 
 
 def check_planned(job: Job, node: str, model: EmbeddingModel) -> None:
@@ -222,7 +233,11 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
         for part in parts
     ]
     wanted = [job.settings[s] for s in new]
-    blocks = ahead(partial(_read_and_swap, job, model, plate, wanted), rows)
+    read = partial(
+        _read_and_swap, job, model, plate, wanted,
+        backgrounds=job.config.models[name].backgrounds,
+    )  # fmt: skip
+    blocks = ahead(read, rows)
     files: list[str] = []
     written: list[Future[list[str]]] = []
     with ThreadPoolExecutor(1) as writer:
@@ -286,7 +301,13 @@ def _write(job: Job, node: str, rows: slice, arrays: dict[str, npt.NDArray[Any]]
 
 
 def _read_and_swap(
-    job: Job, model: EmbeddingModel, plate: str, settings: Sequence[Setting], where: slice
+    job: Job,
+    model: EmbeddingModel,
+    plate: str,
+    settings: Sequence[Setting],
+    where: slice,
+    *,
+    backgrounds: int = 0,
 ) -> tuple[Block, list[tuple[Setting, Swapped]]]:
     """Return some cells of a plate, and where their backgrounds come from under some settings."""
     table = job.cells(plate)
@@ -305,7 +326,10 @@ def _read_and_swap(
         # it travels while the block before it is computed on
         resident(block.resident, model.device, image=block.image, mask=block.mask)
     banks = [(setting, bank_of(job, setting)) for setting in settings]
-    return block, [(s, swap(block, s, bank, draw(job, block, s, bank))) for s, bank in banks]
+    found = [(s, swap(block, s, bank, draw(job, block, s, bank))) for s, bank in banks]
+    if backgrounds:
+        found = [(s, averaged(job, block, s, own, backgrounds=backgrounds)) for s, own in found]
+    return block, found
 
 
 def ahead(read: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

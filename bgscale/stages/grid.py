@@ -11,6 +11,7 @@ from bgscale.distribute.units import Unit
 from bgscale.schema import CENTRE_CELL, OWN_BACKGROUND
 from bgscale.settings import Cells, Donors, Setting
 from bgscale.stages import embedding
+from bgscale.stages.averaging import averaged
 from bgscale.stages.cells import Done
 from bgscale.stages.composing import Block, bank_of, compose, draw, swap
 from bgscale.stages.job import Bank, Job
@@ -70,7 +71,9 @@ def create_grid(job: Job, name: str) -> None:
         "background": (OWN_BACKGROUND, *classes),
         "localization": classes,
     }
-    store.create_group(f"grid/{name}", coords=coords, **embedding.model_attrs(job, model))
+    backgrounds = job.config.models[name].backgrounds
+    attrs = embedding.model_attrs(job, model, backgrounds=backgrounds)
+    store.create_group(f"grid/{name}", coords=coords, **attrs)
     dims = {
         "setting": len(job.settings),
         "background": len(classes) + 1,
@@ -98,6 +101,7 @@ def grid(job: Job, unit: Unit) -> Done:
     embedding.check_planned(job, f"grid/{name}", model)
     s, b = grid_problems(job)[unit.start]
     setting = job.settings[s]
+    backgrounds = job.config.models[name].backgrounds
     channels = job.role_indices(model.spec.channels, who=f"model {name!r}")
     classes, draws = centres.ids.shape
     layer = model.spec.classification_layer
@@ -116,6 +120,11 @@ def grid(job: Job, unit: Unit) -> Done:
             block = centre_block(job, centres, k, part)
             drawn = None if dealt is None else dealt.take(part)
             swapped = swap(block, setting, bank, drawn)
+            if backgrounds:
+                # other backgrounds in each problem: what they leave is chance, not a fault of one
+                swapped = averaged(
+                    job, block, setting, swapped, backgrounds=backgrounds, stream=f"grid/{b}"
+                )
             (read,) = embedding.features(job, model, block, [(setting, swapped)], channels)
             values[k, part] = read[layer]
             donor[k, part], missing[k, part] = swapped.donor, swapped.missing
