@@ -3,8 +3,9 @@
 Owns the schedule, early stop and the checkpoint. Refuses to own where crops come from and where
 weights go: arrays in, a network out. The one idea: every random choice is a function of (seed,
 epoch), so an epoch can be repeated after an interruption, and a resumed fit ends with the same bits
-as one that was never stopped. That holds for one device and one number of torch threads, since
-training, unlike inference, depends on them: both are in the config.
+as one that was never stopped. That holds for one device, one number of torch threads and one number
+of parts of a step, since training, unlike inference, depends on them: all are in the config. How
+many processes share the parts changes nothing: `parts.py`.
 """
 
 import hashlib
@@ -13,9 +14,10 @@ import json
 import math
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,9 +31,11 @@ from bgscale.errors import ConfigError, InputError
 from bgscale.models import MODELS
 from bgscale.models.batches import BoolArray, Crops, IntArray, balanced, split_by_group
 from bgscale.models.embedding import EmbeddingModel, check_masks
+from bgscale.models.engine import processor
 from bgscale.models.invariance import Invariance, Lenders, check_ranges
 from bgscale.models.layers import build_network
 from bgscale.models.objective import Objective
+from bgscale.models.parts import Team, gradients
 from bgscale.models.spec import ModelSpec
 from bgscale.models.weights import load_state
 
@@ -70,6 +74,8 @@ class FitConfig:
         Where it runs. The promise of equal bits is for "cpu".
     invariance : Invariance, optional
         How the network is kept from reading backgrounds; None: it may read them.
+    parts : int
+        Each step is the mean of so many parts of its batch, which processes can share.
     """
 
     epochs: int = 30
@@ -82,15 +88,22 @@ class FitConfig:
     threads: int = 1
     device: str = "cpu"
     invariance: Invariance | None = None
+    parts: int = 1
 
     def __post_init__(self) -> None:
-        bounds = {"epochs": 1, "batch_size": 2, "patience": 1, "threads": 1}
+        bounds = {"epochs": 1, "batch_size": 2, "patience": 1, "threads": 1, "parts": 1}
         for name, low in bounds.items():
             if getattr(self, name) < low:
                 msg = f"FitConfig: {name} = {getattr(self, name)}; expected {low} or more"
                 raise ConfigError(msg)
         if not 0 <= self.validation_fraction < 1:
             msg = f"FitConfig: validation_fraction = {self.validation_fraction}; expected [0, 1)"
+            raise ConfigError(msg)
+        if 2 * self.parts > self.batch_size:
+            msg = (
+                f"parts = {self.parts} of a step with batch_size = {self.batch_size}: expected 2 "
+                "crops or more in each; lower parts or raise batch_size"
+            )
             raise ConfigError(msg)
 
 
@@ -132,6 +145,7 @@ def fit(
     start: Mapping[str, Tensor] | None = None,
     checkpoint: str | Path | None = None,
     on_epoch: OnEpoch | None = None,
+    team: Team | None = None,
 ) -> FitResult:
     """Fit the network of `spec` to tell the classes of crops apart.
 
@@ -159,12 +173,16 @@ def fit(
         Written after every epoch; a fit of the same crops and config goes on from it.
     on_epoch : callable, optional
         Called with epoch, training loss, validation loss and validation accuracy.
+    team : Team, optional
+        The processes that share the parts of each step, all of which call this with the same
+        arguments; the leader alone reads and writes the checkpoint. By default this one is alone.
 
     Returns
     -------
     FitResult
+        The same in every process.
     """
-    config = config or FitConfig()
+    config, team = config or FitConfig(), team or Team()
     target, group = np.asarray(targets, np.int64), np.asarray(groups, np.int64)
     spec = replace(spec, n_outputs=n_outputs, seed=config.seed)
     _check(images, target, group, masks, spec)
@@ -181,15 +199,19 @@ def fit(
         load_state(network, start, "first weights")
     state = _Fit(EmbeddingModel(spec, network, config.device), config)
     token = ""
-    if checkpoint is not None:
+    if checkpoint is not None or team.size > 1:
         token = _token(images, target, group, masks, ranges, spec, config, start)
-        state.read(Path(checkpoint), token)
+    mine = Path(checkpoint) if checkpoint is not None and team.leads else None
+    if mine is not None:
+        state.read(mine, token)
+    if team.size > 1:
+        _begin_together(state, token, team)
     with _torch_threads(config.threads):
         while not state.finished():
-            line = _epoch(state, objective)
+            line = _epoch(state, objective, team)
             state.add(line)
-            if checkpoint is not None:
-                state.write(Path(checkpoint), token)
+            if mine is not None:
+                state.write(mine, token)
             if on_epoch is not None:
                 on_epoch(*astuple(line))
     network.load_state_dict(state.best)
@@ -224,8 +246,8 @@ class _Fit:
             self.best_epoch = line.epoch
             self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
 
-    def write(self, path: Path, token: str) -> None:
-        """Replace the checkpoint as a whole."""
+    def packed(self, token: str) -> memoryview:
+        """Return the state as the content of a checkpoint."""
         content = {
             "token": token,
             "network": self.network.state_dict(),
@@ -234,12 +256,23 @@ class _Fit:
             "best_epoch": self.best_epoch,
             "history": [asdict(line) for line in self.history],
         }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        return buffer.getbuffer()
+
+    def take(self, content: Mapping[str, Any]) -> None:
+        """Go on from an opened checkpoint."""
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.best, self.best_epoch = content["best"], content["best_epoch"]
+        self.history = [Epoch(**line) for line in content["history"]]
+
+    def write(self, path: Path, token: str) -> None:
+        """Replace the checkpoint as a whole."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             # written by Python: a full disk is then an OSError that says so
-            buffer = io.BytesIO()
-            torch.save(content, buffer)
-            temporary.write_bytes(buffer.getbuffer())
+            temporary.write_bytes(self.packed(token))
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -260,17 +293,29 @@ class _Fit:
                 f"config: delete it to start afresh"
             )
             raise InputError(msg)
-        self.network.load_state_dict(content["network"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.best, self.best_epoch = content["best"], content["best_epoch"]
-        self.history = [Epoch(**line) for line in content["history"]]
+        self.take(content)
 
 
-def _epoch(state: _Fit, objective: Objective) -> Epoch:
+def _begin_together(state: _Fit, token: str, team: Team) -> None:
+    """Let all begin where the leader does, and refuse if they would not do the same."""
+    team.meet()
+    kind = processor(state.config.device)
+    team.check_alike({"cells, model and config": token[:12], "kind of processor": kind})
+    content = team.from_leader(bytes(state.packed(token)) if team.leads else b"")
+    if not team.leads:
+        where = state.config.device
+        state.take(torch.load(io.BytesIO(content), map_location=where, weights_only=True))
+
+
+def _epoch(state: _Fit, objective: Objective, team: Team) -> Epoch:
     epoch, config = len(state.history), state.config
-    rng = np.random.Generator(np.random.Philox(key=digest64(config.seed, "epoch", epoch)))
+    rng, *more = (
+        np.random.Generator(np.random.Philox(key=digest64(config.seed, "epoch", epoch, *part)))
+        for part in [(), *((n,) for n in range(1, config.parts))]
+    )
     rows = balanced(np.sort(objective.train.rows), objective.data.targets, rng)
     batches = np.array_split(rows, -(-len(rows) // config.batch_size))
+    _check_parts(batches, config)
     n_steps = config.epochs * len(batches)
     state.network.train()
     losses = []
@@ -278,16 +323,33 @@ def _epoch(state: _Fit, objective: Objective) -> Epoch:
         share = _schedule((epoch * len(batches) + i + 0.5) / n_steps)
         for options in state.optimizer.param_groups:
             options["lr"] = config.learning_rate * share
-        loss = objective.loss(state.network, batch, epoch, rng)
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        cells = np.array_split(batch, config.parts)
+        # a part has its own stream: whether others are done here as well does not move it
+        parts = [
+            partial(objective.loss, state.network, own, epoch, stream)
+            for own, stream in zip(cells, [rng, *more], strict=True)
+        ]
+        loss = gradients(state.network, parts, [len(own) / len(batch) for own in cells], team)
         state.optimizer.step()
-        losses.append(loss.item() * len(batch))
+        losses.append(loss * len(batch))
     train_loss = math.fsum(losses) / len(rows)
     if not math.isfinite(train_loss):
         msg = f"training loss is {train_loss} in epoch {epoch}: lower learning_rate"
         raise InputError(msg)
-    return Epoch(epoch, train_loss, *objective.validate(state.model))
+    found = objective.validate(state.model) if team.leads else (None, None)
+    team.meet()
+    found = json.loads(team.from_leader(json.dumps(found).encode()))
+    return Epoch(epoch, train_loss, *found)
+
+
+def _check_parts(batches: Sequence[IntArray], config: FitConfig) -> None:
+    smallest = min(len(batch) for batch in batches)
+    if config.parts > 1 and smallest < 2 * config.parts:
+        msg = (
+            f"parts = {config.parts}, but a step has {smallest} crops: expected 2 or more in each "
+            "part; lower parts"
+        )
+        raise InputError(msg)
 
 
 def _schedule(progress: float) -> float:
@@ -321,6 +383,8 @@ def _token(
     how = asdict(config)
     if config.invariance is None:
         del how["invariance"]
+    if config.parts == 1:
+        del how["parts"]
     digest = hashlib.sha256(json.dumps([spec.to_config(), how], sort_keys=True).encode())
     arrays = [images, targets, groups] + ([] if masks is None else [masks])
     if ranges is not None and config.invariance is not None:

@@ -1,11 +1,21 @@
 """Fit an embedding model on a screen's cells: cut them, as far as need be, then train."""
 
+import json
 from typing import TYPE_CHECKING
 
 from bgscale.config import RunConfig
+from bgscale.distribute.listener import Silent
+from bgscale.distribute.training import together
 from bgscale.progress import Narrator
 from bgscale.run.run import Run
-from bgscale.train import Training, model_to_train, train
+from bgscale.train import (
+    Training,
+    fit_config,
+    is_for_workers,
+    model_to_train,
+    train,
+    train_seated,
+)
 
 if TYPE_CHECKING:
     from bgscale.distribute.execute import Client
@@ -26,18 +36,37 @@ def train_model(
     config : RunConfig
         ``training`` says which model, on which fields, how long.
     client : distributed.Client, optional
-        Cuts cells; the fit runs here.
+        Its workers cut cells. Where ``training.parts`` is more than 1 they also share the fit, one
+        part or more each; so they do where it needs a GPU and there is none here. Else the fit
+        runs here.
     listener : Narrator, optional
     restart : bool
         Forget the checkpoint of an earlier training.
     redo : bool
         Cut the cells anew where another config has cut them.
+
+    Raises
+    ------
+    InterruptedRunError
+        A worker was lost while they trained: the checkpoint is kept, and with any number of
+        workers, or none, the next call goes on from it to the same weights.
     """
     name = model_to_train(config)
+    fit_config(config.training)
     untrained = config.models[name].model_copy(update={"weights": ""})
     run = Run.from_config(config.model_copy(update={"models": {name: untrained}}))
     # what is lent is scaled by the range of its protein
     until = "ranges" if config.training.invariant else "cut"
     run.execute(client, redo=redo, listener=listener, until=until)
-    job = run.plain_job(config)
-    return train(job, restart=restart, on_epoch=listener.epoch_done if listener else None)
+    hear = listener.epoch_done if listener else None
+    if client is None or not is_for_workers(config.training):
+        return train(run.plain_job(config), restart=restart, on_epoch=hear)
+    return together(
+        client,
+        train_seated,
+        json.dumps({"config": config.to_config(), "restart": restart}),
+        most=config.training.parts,
+        gpu=config.training.device != "cpu",
+        tell=(listener or Silent()).notice,
+        hear=hear,
+    )
