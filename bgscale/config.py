@@ -242,6 +242,12 @@ class TrainingSection(Section):
         default=8, ge=1, description="stop after so many epochs without a better loss"
     )
     batch_size: int = Field(default=64, ge=2, description="crops a step")
+    parts: int = Field(
+        default=1,
+        ge=1,
+        description="a step is the mean of so many parts of its batch, which the workers of a "
+        "cluster share; weights depend on it, on the number of workers they do not",
+    )
     learning_rate: float = Field(default=3e-3, gt=0, description="peak of the schedule")
     weight_decay: float = Field(default=1e-4, ge=0, description="decoupled, AdamW's")
     validation_fraction: float = Field(

@@ -202,9 +202,10 @@ def _lost_in_words() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, InterruptedRunError):
             raise
+        why = str(error).partition("\n")[0].partition(". ")[0]
         msg = (
-            "lost another process of this training; its last checkpoint is kept: run again to go "
-            f"on ({str(error).splitlines()[0]})"
+            f"lost another process of this training ({why}); its last checkpoint is kept: run "
+            "again to go on"
         )
         raise InterruptedRunError(msg) from error
 
