@@ -245,7 +245,7 @@ def _network_bytes(model: EmbeddingModel) -> int:
 
 def _bank_bytes(job: Job, sizes: Sizes) -> int:
     """Return the memory of the donor banks that a process keeps."""
-    donors, windows, _ = bank_slots(job, sizes)
+    donors, windows, _ = _slots(job, sizes)
     sources = {setting.source for setting in job.settings}
     if any(section.backgrounds for section in job.config.models.values()):
         sources.add("crop")
