@@ -16,10 +16,13 @@ from screens import config_of
 from strategies import pool_of, screens_of_cells
 from test_run import Counter, values_of
 
+from bgscale import open_results
 from bgscale.config import RunConfig
 from bgscale.errors import ConfigError, InterruptedRunError, StoreMismatchError
 from bgscale.models import load_model
 from bgscale.pipeline.order import Order
+from bgscale.report.gather import open_run
+from bgscale.report.methods import _averaged
 from bgscale.results import Store
 from bgscale.run import Run
 from bgscale.schema import CENTRE_CELL, Missing
@@ -247,6 +250,21 @@ def test_a_gpu_composes_the_same_backgrounds(job, model, channels):
             assert torch.equal(here, there)
 
 
+def test_on_plates_a_cell_stands_on_other_proteins_of_all_plates(plates: Path) -> None:
+    job = Job(RunConfig.from_dict(open_results(plates).attrs["config"]))
+    pool = job.bank("donors").pool
+    assert not pool.of_one_protein.any()
+    for plate in job.plates:
+        block, wanted = _read_and_swap(
+            job, load_model("tiny"), plate, [SETTINGS["original"]], slice(0, 30), backgrounds=6
+        )
+        ((_, swapped),) = wanted
+        at = swapped.averaged[:, swapped.rows]
+        assert (pool.protein.ravel()[at] != block.cells.protein[swapped.rows]).all()
+        lent = job.plate_of_field[pool.field.ravel()[at]]
+        assert set(lent.ravel().tolist()) == set(range(len(job.plates)))
+
+
 def test_the_mean_is_added_in_the_order_it_comes():
     values = [np.float32([1e8]), np.float32([1]), np.float32([-1e8])]
     made = [{"profile": v} for v in values]
@@ -318,6 +336,11 @@ def test_problems_of_experiment_1_stand_on_backgrounds_of_their_own(store: Path)
     layer = made_layer(made, "grid/tiny")
     values = made.read(f"grid/tiny/{layer}/embedding", names.index("different"))
     assert not np.array_equal(values[1], values[2], equal_nan=True)
+
+
+def test_the_methods_of_a_report_say_so(finished: Path, store: Path) -> None:
+    assert "each cell on 3 backgrounds" in _averaged(open_run(store), "tiny")
+    assert not _averaged(open_run(finished), "tiny")
 
 
 def test_the_plan_says_what_it_costs(small_screen: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def methods(run: Run, models: Sequence[Model], counts: Mapping[str, int]) -> lis
     return [
         Paragraph("Cells", _cells(run, counts)),
         Paragraph("Background settings", _settings(run)),
-        *(Paragraph(f"Model {one.name}", _model(one)) for one in models),
+        *(Paragraph(f"Model {one.name}", _model(one) + _averaged(run, one.name)) for one in models),
         Paragraph("Telling localizations apart", _classification(run, models, counts)),
         Paragraph("Proportions of each protein", _proportions(config["proportions"])),
         Paragraph("Tests of shifts", _shifts(config["shifts"])),
@@ -164,6 +164,20 @@ def _model(model: Model) -> str:
         f"{' > '.join(spec['masked_preprocess'])}. Layers read: {layers}; pooling over space "
         f"{spec['pooling']}, after {spec['tap']}; {spec['classification_layer']!r} tells "
         f"localizations apart, {spec['profile_layer']!r} gives proportions. Run by: {ran}."
+    )
+
+
+def _averaged(run: Run, name: str) -> str:
+    """Return what is said of a model that is shown each cell on several backgrounds."""
+    # a model, or a key, may be missing from the config of an older store
+    backgrounds = run.config["models"].get(name, {}).get("backgrounds", 0)
+    if not backgrounds:
+        return ""
+    return (
+        " Under every setting that does not mask, features are the mean over each cell on "
+        f"{count(backgrounds, 'background')} of random donors, of every class equally often, "
+        "mapped onto the range of the cell's own pixels: of the setting's own background nothing "
+        "is read."
     )
 
 
