@@ -541,7 +541,7 @@ def test_the_command_draws_what_there_is_and_says_what_is_not(
     written = sorted(path.stem for path in (tmp_path / "figures").iterdir())
     assert sorted(Path(line).stem for line in result.stdout.split()) == written
     kinds = {name.split("-")[0] for name in written}
-    assert kinds == set(plot.FIGURES) - {"quality"}
+    assert kinds == set(plot.FIGURES) - {"quality", "comparison", "shift_comparison"}
     assert "volcano-tiny-cell_free" in written
     assert re.search(r"not drawn: quality: .*quality is that of plates", result.stderr)
 
@@ -554,6 +554,7 @@ def test_the_command_draws_what_there_is_and_says_what_is_not(
         (["--figure", "vulcano"], "did you mean 'volcano'"),
         (["--model", "tinny"], "did you mean 'tiny'"),
         (["--figure", "proportions", "--protein", "SIM0"], "no protein 'SIM0'"),
+        (["--figure", "comparison"], "models are set side by side where there are two or more"),
     ):
         result = CliRunner().invoke(main, [*arguments, *wrong])
         assert result.exit_code == 2

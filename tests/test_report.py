@@ -14,12 +14,14 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from click.testing import CliRunner
 
 from bgscale import open_results
 from bgscale.cli import main
+from bgscale.comparison import compare
 from bgscale.errors import InputError, StoreMismatchError
-from bgscale.report import write
+from bgscale.report import compared, write
 from bgscale.report.about import plates
 from bgscale.report.figures import inline
 from bgscale.report.gather import Model, gather, open_run
@@ -27,7 +29,8 @@ from bgscale.report.markup import data_block, tag
 from bgscale.report.methods import methods, parameters
 from bgscale.report.montage import GAP_PX, chosen_cells, outline, tiles
 from bgscale.report.packed import BOUNDS, NONE, NUMBERS, most_shifted, protein_blocks, thousandths
-from bgscale.report.words import finding
+from bgscale.report.side_by_side import side_by_side
+from bgscale.report.words import digits, finding
 from bgscale.schema import Missing, Reason
 from bgscale.shifted import shift_shares
 
@@ -73,7 +76,7 @@ def renamed(store: Path, folder: Path, names: dict[str, str]) -> Path:
 
 
 def with_second_model(store: Path) -> None:
-    """Give a store a copy of its model, `second`."""
+    """Give a store a copy of its model, `second`, which loses 0.1 on original and has no gap."""
     for node in sorted(store.rglob("tiny")):
         if node.is_dir():
             shutil.copytree(node, node.with_name("second"))
@@ -86,6 +89,18 @@ def with_second_model(store: Path) -> None:
             attrs["stages"][name.replace("/tiny", "/second")] = entry
     attrs["planned"] = list(attrs["stages"])
     root.write_text(json.dumps(about), encoding="utf-8")
+    settings = attrs["config"]["settings"]
+    original, same, different = (settings.index(s) for s in ("original", "same", "different"))
+    node = zarr.open_group(store, path="evaluation/second", mode="r+")
+    for variable in ("accuracy", "grouped_accuracy"):
+        values = node[variable][:]
+        values[different, :, :, 1:] = values[same, :, :, :1]
+        values[original] -= 0.1
+        node[variable][:] = values
+    # other proteins shift by it
+    shifts = zarr.open_group(store, path="shifts/second", mode="r+")
+    for variable in ("kl", "significant", "substantial"):
+        shifts[variable][:] = shifts[variable][:][..., ::-1]
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +304,84 @@ def test_each_figure_has_its_own_ids_and_its_names_are_text(odd: Path) -> None:
     assert HOSTILE_CLASS not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
     assert [m["name"] for m in data(page)["models"]] == ["tiny", "second"]
     assert data(page)["proteins"][: len(HOSTILE)] == list(HOSTILE)
+
+
+def test_models_stand_side_by_side_with_the_paired_differences_of_the_library(
+    odd: Path, page: str
+) -> None:
+    shown = odd.read_text(encoding="utf-8")
+    section = re.search(r'<section id="sec-models">(.*?)</section>', shown, re.S)
+    assert section
+    found = compare([odd.with_name("odd.zarr")])
+    gap = {"model": "second", "contrast": "same - different"}
+    masked = {"model": "second", "setting": "masked"}
+    for prefix in ("", "grouped_"):
+        assert float(found[f"{prefix}difference"].sel(gap)) == pytest.approx(0, abs=1e-9)
+        paired = [
+            float(found[f"{prefix}{of}_against{end}"].sel(at))
+            for end in ("", "_low")
+            for of, at in (("difference", gap), ("accuracy", masked))
+        ]
+        assert all(digits(value) in section[1] for value in paired), paired
+    text = re.sub(r"<[^>]*>", "", section[1])
+    for sentence in (compared.reading(found, "second"), compared.price(found, "second")):
+        assert sentence in text
+    for figure in ("models-accuracy", "models-difference", "models-shifts-1"):
+        assert f'id="fig-{figure}"' in section[1]
+    assert "not known" in text  # what a cell costs: this store has no records of its units
+    assert "tiny, second: Random weights" in text
+    # of one model there is nothing to compare
+    assert "sec-models" not in page
+    assert "side by side" not in re.sub(r"<(script|style)>.*?</\1>", "", page, flags=re.S)
+
+
+def test_every_model_has_montages_of_its_own_most_shifted_proteins(odd: Path) -> None:
+    run = open_run(odd.with_name("odd.zarr"))
+    page = odd.read_text(encoding="utf-8")
+    first, second = (
+        most_shifted(run.node(f"shifts/{name}"), "different", "fixed", FEW["montages"])
+        for name in run.models
+    )
+    assert set(first) != set(second)
+    assert {int(k) for k in re.findall(r'id="montage-(\d+)"', page)} >= {*first, *second}
+
+
+def test_the_verdict_goes_by_the_interval_of_the_paired_difference(odd: Path) -> None:
+    found = compare([odd.with_name("odd.zarr")]).copy(deep=True)
+    at = {"model": "second", "contrast": "same - different"}
+
+    def told(gap: float, first: float, low: float, high: float) -> str:
+        found["difference"].loc[at] = gap
+        found["difference"].loc[{**at, "model": "tiny"}] = first
+        for end, value in (("", gap - first), ("_low", low), ("_high", high)):
+            found[f"difference_against{end}"].loc[at] = value
+        return compared.reading(found, "second")
+
+    assert "second reads the neighbours less than tiny, and not by chance: its gap" in told(
+        0.01, 0.11, -0.12, -0.08
+    )
+    assert "smaller by 0.100 [0.080, 0.120]" in told(0.01, 0.11, -0.12, -0.08)
+    assert "second reads the neighbours more than tiny" in told(0.2, 0.11, 0.05, 0.12)
+    assert "cannot be told from chance" in told(0.01, 0.11, -0.21, 0.01)
+    assert "without an interval" in told(0.01, 0.11, np.nan, np.nan)
+    assert "reads the neighbours" not in told(-0.2, 0.05, -0.3, -0.2).split(". ")[0]
+    original = {"model": "second", "setting": "original"}
+    for end, value in (("", -0.1), ("_low", -0.15), ("_high", -0.05)):
+        found[f"accuracy_against{end}"].loc[original] = value
+    price = compared.price(found, "second")
+    assert "with the published folds it is lower by 0.100 [0.050, 0.150]" in price
+    assert f"folds {found.attrs['grouped']}" in price
+
+
+def test_what_is_not_complete_is_not_compared(odd: Path) -> None:
+    run = open_run(odd.with_name("odd.zarr"))
+    models = [gather(run, name) for name in run.models]
+    half = replace(models[1], table=None, absent={"table": "not complete yet: evaluate/second"})
+    assert "second: not complete yet: evaluate/second" in side_by_side(run, [models[0], half])
+    without = side_by_side(run, [models[0], replace(models[1], shares={})])
+    assert "fig-models-accuracy" in without
+    assert "fig-models-shifts" not in without
+    assert "shift substantially" not in without
 
 
 def test_text_is_escaped_and_json_cannot_end_its_element() -> None:
@@ -531,6 +624,11 @@ def test_models_are_switched(browser: Any, odd: Path) -> None:
     after = b.execute_script(shown)
     assert "fig-accuracy-1" in after
     assert "fig-accuracy-0" not in after
+    assert "fig-models-accuracy" in after
+    cards = (
+        "return document.querySelectorAll('#most-shifted-list .portrait:first-child img').length"
+    )
+    assert b.execute_script(cards) == 1
     assert b.get_log("browser") == []
 
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="NAME",
     help="Only this one; may be repeated: settings, accuracy, table, sensitivity, harm, confusion, "
-    "neighbours, shift_distribution, volcano, proportions, reliability, quality.",
+    "neighbours, shift_distribution, volcano, proportions, reliability, quality, "
+    "comparison, shift_comparison (models side by side).",
 )
 @click.option(
     "--protein",

@@ -10,17 +10,20 @@ from bgscale.plot.backgrounds import confusion, harm, neighbours
 from bgscale.plot.calibration import reliability
 from bgscale.plot.cells import settings
 from bgscale.plot.every import FIGURES, Drawing, every
+from bgscale.plot.models import COMPARED, comparison, shift_comparison
 from bgscale.plot.plates import PLATE_VARIABLES, quality
 from bgscale.plot.shifts import proportions, shift_distribution, volcano
 from bgscale.plot.style import COLOURS, STYLE, save
 
 __all__ = [
     "COLOURS",
+    "COMPARED",
     "FIGURES",
     "PLATE_VARIABLES",
     "STYLE",
     "Drawing",
     "accuracy",
+    "comparison",
     "confusion",
     "every",
     "harm",
@@ -31,6 +34,7 @@ __all__ = [
     "save",
     "sensitivity",
     "settings",
+    "shift_comparison",
     "shift_distribution",
     "table",
     "volcano",

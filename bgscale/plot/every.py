@@ -6,7 +6,7 @@ each that cannot be drawn, and why, without the others being held up.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from bgscale.asked import models_with, pick_all
+from bgscale.comparison import compare
 from bgscale.errors import InputError
 from bgscale.plot.accuracies import accuracy, sensitivity, table
 from bgscale.plot.backgrounds import confusion, harm, neighbours
 from bgscale.plot.calibration import reliability
 from bgscale.plot.cells import settings
+from bgscale.plot.models import COMPARED, comparison, shift_comparison
 from bgscale.plot.plates import quality
 from bgscale.plot.shifts import proportions, shift_distribution, volcano
 from bgscale.quality import summarise
@@ -32,7 +34,10 @@ from bgscale.summary import field_table
 FIGURES = (
     "settings", "accuracy", "table", "sensitivity", "harm", "confusion", "neighbours",
     "shift_distribution", "volcano", "proportions", "reliability", "quality",
+    "comparison", "shift_comparison",
 )  # fmt: skip
+OF_SEVERAL = ("comparison", "shift_comparison")
+"""Those that take two models."""
 LONGEST_NAME = 80
 
 
@@ -61,7 +66,7 @@ def every(
     figures: Sequence[str] = (),
     proteins: Sequence[str] = (),
 ) -> list[Drawing]:
-    """Return the figures of a store: those of each model under each setting, montage, plates.
+    """Return the figures of a store: of each model under each setting, montage, plates, comparison.
 
     Parameters
     ----------
@@ -86,6 +91,7 @@ def every(
     found.append(_named(("quality",), partial(_plates, store)))
     for name in models:
         found += _of_model(store, tree, name, proteins)
+    found += _of_several(store, tree, models, is_asked=bool({*figures} & {*OF_SEVERAL}))
     return _apart([one for one in found if one.figure in wanted])
 
 
@@ -113,6 +119,40 @@ def _of_model(
     for protein in proteins or _surest(tree, model, changed) or [""]:
         yield one("shifts", proportions, *[protein][: len(protein)], protein=protein)
     yield one("reliability", reliability)
+
+
+def _of_several(
+    store: str | Path, tree: xr.DataTree, models: Sequence[str], *, is_asked: bool
+) -> Iterator[Drawing]:
+    """Yield the figures of models side by side; of one there are none, which is said if asked."""
+    if len(models) < 2:
+        if is_asked:
+            for figure in OF_SEVERAL:
+                yield _named((figure,), partial(_too_few, models))
+        return
+    found = cache(partial(compare, [store], models=models))
+    for variable in COMPARED:
+        draw = partial(_compared, found, variable)
+        yield _named(("comparison", variable), draw)
+    for setting in (str(s) for s in tree.attrs["config"]["settings"] if s != "original"):
+        for other in models[1:]:
+            two = (models[0], other)
+            pair = partial(shift_comparison, tree, models=two, setting=setting)
+            whole = partial(_complete, store, "shifts", other, pair)
+            yield _named(("shift_comparison", *two, setting),
+                         partial(_complete, store, "shifts", models[0], whole))  # fmt: skip
+
+
+def _compared(found: Callable[[], xr.Dataset], variable: str) -> Axes:
+    return comparison(found(), variable=variable)
+
+
+def _too_few(models: Sequence[str]) -> Axes:
+    msg = (
+        f"models are set side by side where there are two or more, and here is {models[0]} alone: "
+        "ask for no single --model, or name others in run.toml ([models.NAME]) and `bgscale run`"
+    )
+    raise InputError(msg)
 
 
 def _complete(store: str | Path, kind: str, model: str, draw: Callable[[], Axes]) -> Axes:

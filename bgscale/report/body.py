@@ -14,6 +14,7 @@ from bgscale.report.blocks import by_model
 from bgscale.report.gather import Model, Run
 from bgscale.report.markup import Markup, tag
 from bgscale.report.proteins import most_shifted, proteins, shifts
+from bgscale.report.side_by_side import side_by_side
 
 
 class Section(NamedTuple):
@@ -31,6 +32,11 @@ def sections(run: Run, models: Sequence[Model], counts: Mapping[str, int]) -> li
     found = [
         Section("run", "Run", "What was run", what_was_run(run, counts)),
         Section("table", "Table", "Are localizations told apart?", tables(run, models)),
+    ]
+    if len(models) > 1:
+        content = side_by_side(run, models)
+        found.append(Section("models", "Models", "Models side by side", content))
+    found += [
         Section("classes", "Classes", "Which localizations lose",
                 each(partial(classes, run))),
         Section("shifts", "Shifts", "How far proteins shift", each(partial(shifts, run))),
