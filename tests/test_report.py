@@ -17,7 +17,7 @@ import pytest
 import zarr
 from click.testing import CliRunner
 
-from bgscale import open_results
+from bgscale import open_results, plot
 from bgscale.cli import main
 from bgscale.comparison import compare
 from bgscale.errors import InputError, StoreMismatchError
@@ -371,6 +371,16 @@ def test_the_verdict_goes_by_the_interval_of_the_paired_difference(odd: Path) ->
     price = compared.price(found, "second")
     assert "with the published folds it is lower by 0.100 [0.050, 0.150]" in price
     assert f"folds {found.attrs['grouped']}" in price
+
+
+def test_the_figures_of_two_models_are_among_all_figures(odd: Path) -> None:
+    store = odd.with_name("odd.zarr")
+    found = {one.name: one for one in plot.every(store) if one.figure in plot.FIGURES[-2:]}
+    assert {"comparison-accuracy", "comparison-difference"} <= set(found)
+    pairs = {name for name in found if name.startswith("shift_comparison-tiny-second-")}
+    assert len(pairs) == 4
+    assert found["comparison-difference"].draw().has_data()
+    assert not [1 for one in plot.every(store, model="second") if one.name in found]
 
 
 def test_what_is_not_complete_is_not_compared(odd: Path) -> None:
