@@ -27,8 +27,8 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from bgscale.errors import InputError, InterruptedRunError
 
-SILENT_FOR_S = 600.0
-"""How long a process waits for what another must send at once. One that dies is noticed at once."""
+SILENT_FOR_S = 120.0
+"""How long a process waits for the part of a step of another. One that dies is noticed at once."""
 LOOK_EVERY_S = 0.25
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -80,7 +80,14 @@ class Team:
         if self.size == 1:
             return
         with _lost_in_words():
-            distributed.broadcast(values, source)
+            work = distributed.broadcast(values, source, async_op=True)
+            pause = 1e-5
+            # one that leaves may keep its connections open: who only waited would not hear of it
+            while not work.is_completed():
+                self.go_on()
+                time.sleep(pause)
+                pause = min(2 * pause, LOOK_EVERY_S)
+            work.wait()
 
     def from_leader(self, content: bytes) -> bytes:
         """Return the leader's content, in every process."""
@@ -181,12 +188,15 @@ def joined(
                 host, port, size, is_master=leads, timeout=patience, wait_for_workers=False,
                 master_listen_fd=listener if leads else None,
             )  # fmt: skip
+            team = Team(rank, size, device=device, store=store, stop=stop)
+            # one that cannot come lets the others go: torch would wait for it
+            team.meet()
             distributed.init_process_group(
                 "nccl" if device.startswith("cuda") else "gloo",
                 store=store, rank=rank, world_size=size, timeout=patience,
             )  # fmt: skip
         try:
-            yield Team(rank, size, device=device, store=store, stop=stop)
+            yield team
         finally:
             # the others hear of it at once, whatever ends this one
             distributed.destroy_process_group()
