@@ -16,8 +16,8 @@ from bgscale.cli import main
 from bgscale.config import RunConfig, template
 
 COMMANDS = [
-    "demo", "init", "info", "import", "map", "plan", "run", "status", "train", "verify", "table",
-    "controls", "shifts", "quality", "compare", "plot", "export", "query", "report",
+    "demo", "init", "info", "import", "map", "plan", "rates", "run", "status", "train", "verify",
+    "table", "controls", "shifts", "quality", "compare", "plot", "export", "query", "report",
     "models", "weights",
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Commands that run: plan, run, train, and how far it is."""
+"""Commands that run: plan, rates, run, train, and how far it is."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bgscale.cli.root import RUN_TOML, STORE, cluster, finish, main, say_left_out, tell
+from bgscale.cli.root import RUN_TOML, STORE, TABLE, cluster, finish, main, say_left_out, tell
 
 if TYPE_CHECKING:
     from bgscale.config import RunConfig
@@ -56,11 +56,55 @@ def _first_look(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command()
 @click.argument("run_toml", type=RUN_TOML)
+@click.option("--costs", is_flag=True, help="Print the cost sheet: hours on several machines.")
+@click.option(
+    "--rates",
+    type=TABLE,
+    metavar="FILE",
+    help="Rates of a machine of yours, from `bgscale rates`; they go before the package's.",
+)
+@click.option(
+    "--workers",
+    default=0,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="In the cost sheet, also for N workers of one core each.",
+)
+@click.option(
+    "--gpus",
+    default=0,
+    type=click.IntRange(min=0),
+    metavar="M",
+    help="In the cost sheet, also for M workers with a GPU each.",
+)
+@click.option(
+    "--cluster",
+    default="",
+    metavar="X",
+    help="In the cost sheet, also for the workers of this cluster: local:N, or PROFILE.toml.",
+)
 @_first_look
-def plan(run_toml: Path, limit: int, proteins: str) -> None:
-    """Say what a run would do; computes nothing."""
-    from bgscale.run import Run
+def plan(
+    run_toml: Path,
+    costs: bool,  # noqa: FBT001
+    rates: Path | None,
+    workers: int,
+    gpus: int,
+    cluster: str,
+    limit: int,
+    proteins: str,
+) -> None:
+    """Say what a run would do, write and take; computes nothing.
 
+    Hours are those of this machine's cores for what is left to do. The cost sheet has other
+    machines as well, and says of each stage where its rate was measured.
+    """
+    from bgscale.run import Run
+    from bgscale.run.costs import asked_machine, sheet
+    from bgscale.run.rates import load_rates
+
+    machine = asked_machine(cluster, workers, gpus)
+    own = load_rates(rates) if rates else None
     config = _load(run_toml, limit, proteins)
     models = dict(config.models)
     for name, model in config.models.items():
@@ -68,7 +112,32 @@ def plan(run_toml: Path, limit: int, proteins: str) -> None:
             tell(f"no file {model.weights} yet: `bgscale train {run_toml}` writes it")
             models[name] = model.model_copy(update={"weights": ""})
     run = Run.from_config(config.model_copy(update={"models": models}))
-    click.echo(run.describe_plan())
+    found = run.costs(own)
+    click.echo(run.describe_plan(found))
+    if costs or machine:
+        click.echo("\n" + sheet(found, machine))
+
+
+@main.command()
+@click.argument("store", type=STORE)
+@click.option(
+    "-o", "--output", type=TABLE, required=True, metavar="FILE", help="JSON file to write."
+)
+def rates(store: Path, output: Path) -> None:
+    """Write what the stages of a run have taken, for `bgscale plan --rates`.
+
+    Any run store will do whose screen is still where it was; what it has not done, and what other
+    networks would take, is not known of it. Make it with one-threaded workers (--cluster local),
+    on a machine that does nothing else.
+    """
+    from bgscale.places import spelled
+    from bgscale.run.rates import of_store
+
+    found = of_store(spelled(store))
+    output.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    kinds = sorted({rate.stage for rate in found.stages})
+    networks = [f"{rate.architecture} ({rate.engine})" for rate in found.networks]
+    tell(f"{output}: rates of {', '.join([*kinds, *networks])}")
 
 
 @main.command()

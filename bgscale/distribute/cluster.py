@@ -136,6 +136,35 @@ def _profile(cluster: str) -> Profile:
     raise InputError(msg)
 
 
+def workers_of(cluster: str, *, known: bool = False) -> tuple[int, int]:
+    """Return how many workers a cluster will have, and how many of them with a GPU.
+
+    Parameters
+    ----------
+    cluster : str
+        As `connect` takes it.
+    known : bool
+        The number of workers is known from elsewhere, 0 will do.
+
+    Raises
+    ------
+    InputError
+        Not a cluster, a profile that is wrong, or a scheduler, whose workers are its own affair.
+    """
+    if cluster == "serial":
+        return 1, 0
+    profile = _profile(cluster)
+    if isinstance(profile, SchedulerProfile):
+        if not known:
+            msg = f"cluster {cluster!r} does not say how many workers it has: give --workers"
+            raise InputError(msg)
+        return 0, profile.gpus
+    groups = profile.workers
+    cpu = groups.cpu.count if groups.cpu else 0
+    # a worker with a GPU does the units of processors, too
+    return cpu + profile.gpus, profile.gpus
+
+
 def _processes(cluster: str) -> int:
     _, _, number = cluster.partition(":")
     if not number:

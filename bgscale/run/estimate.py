@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.pipeline import Stage
 from bgscale.proportions import DRAWS, N_BINS
@@ -121,7 +123,7 @@ def _need(job: Job, sizes: Sizes, name: str) -> Need:
     if kind in ("pooled", "shifts", "discoveries"):
         return _of_model(job, sizes, kind, rest[0])
     classes, crop = len(job.screen.classes), _crop_bytes(sizes)
-    slots = _slots(job, sizes)
+    slots = bank_slots(job, sizes)
     if kind == "donors":
         everyone = sum(sizes.cells.values())
         return Need(1, classes * sum(slots) * 40, 24, 120 * everyone)
@@ -133,7 +135,7 @@ def _need(job: Job, sizes: Sizes, name: str) -> Need:
     return Need(1, _disk(classes * 2 * len(job.settings) * crop * 2, "image"), 6, 50_000_000)
 
 
-def _slots(job: Job, sizes: Sizes) -> tuple[int, int, int]:
+def bank_slots(job: Job, sizes: Sizes) -> tuple[int, int, int]:
     """Return donors, windows and centre cells of a class: what is asked for, or what there is."""
     section, classes = job.config.donors, len(job.screen.classes)
     some = math.ceil(sum(sizes.cells.values()) / classes)
@@ -144,6 +146,13 @@ def _slots(job: Job, sizes: Sizes) -> tuple[int, int, int]:
 
 def _crop_bytes(sizes: Sizes) -> int:
     return sizes.crop_px * (sizes.channels * sizes.itemsize + 1)
+
+
+def proteins_on(job: Job, plate: str) -> int:
+    """Return how many proteins a plate has."""
+    if job.screen.kind == "crops":
+        return len(job.screen.proteins)
+    return int((np.unique(job.screen.field_proteins(plate)) >= 0).sum())
 
 
 def _disk(raw: float, what: str) -> int:
@@ -178,7 +187,7 @@ def _of_cells(job: Job, sizes: Sizes, kind: str, plate: str) -> Need:
     if kind == "gather":
         return Need(1, 110 * count, 20 * shards, 500 * count)
     if kind == "ranges":
-        groups = len(job.screen.proteins)
+        groups = proteins_on(job, plate)
         units = -(-groups // cells.RANGE_GROUPS)
         pixels = cells.RANGE_CELLS * sizes.crop_px * sizes.channels * (sizes.itemsize + 8)
         return Need(units, groups * 24, units + 3, pixels + 40 * count)
@@ -245,7 +254,7 @@ def _network_bytes(model: EmbeddingModel) -> int:
 
 def _bank_bytes(job: Job, sizes: Sizes) -> int:
     """Return the memory of the donor banks that a process keeps."""
-    donors, windows, _ = _slots(job, sizes)
+    donors, windows, _ = bank_slots(job, sizes)
     sources = {setting.source for setting in job.settings}
     if any(section.backgrounds for section in job.config.models.values()):
         sources.add("crop")
@@ -256,7 +265,7 @@ def _bank_bytes(job: Job, sizes: Sizes) -> int:
 def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
     spec = model_of(job.text, model).spec
     settings, classes = len(job.settings), len(job.screen.classes)
-    draws, section = _slots(job, sizes)[2], job.config.proportions
+    draws, section = bank_slots(job, sizes)[2], job.config.proportions
     problems = len(grid_problems(job))
     folds, width = job.config.classification.folds, spec.layers[spec.classification_layer]
     crops = classes * draws * width * 4

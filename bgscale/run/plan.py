@@ -1,11 +1,18 @@
 """The plan of a run: what is left to do, what it will write, and whether that fits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from bgscale.errors import InputError
+from bgscale.distribute.ledger import Ledger
+from bgscale.distribute.units import Unit
+from bgscale.errors import InputError, StoreMismatchError
+from bgscale.pipeline import Stage
 from bgscale.places.space import human
-from bgscale.run.estimate import CELLS_PER_MEGAPIXEL, PROCESS_BYTES, Need, Sizes
+from bgscale.run.amounts import Amount, amounts
+from bgscale.run.estimate import CELLS_PER_MEGAPIXEL, PROCESS_BYTES, Need, Sizes, needs
+from bgscale.stages.job import Job
 
 CERTAIN = 0.7
 """Of what is estimated to be written so much is sure; a disk with less room is refused."""
@@ -23,6 +30,12 @@ class StagePlan:
     done : int
     need : Need
         What the whole stage needs, estimated.
+    amount : Amount
+        How much there is to do in the whole stage.
+    length : int
+        What its units cut into pieces; 0 where that is not known yet.
+    finished : tuple of Unit
+        The units that are done.
     """
 
     stage: str
@@ -30,11 +43,50 @@ class StagePlan:
     units: int | None
     done: int
     need: Need
+    amount: Amount
+    length: int = 0
+    finished: tuple[Unit, ...] = ()
 
     @property
     def left(self) -> float:
         """Share of the stage that is left to do."""
         return 1 - self.done / max(self.need.units if self.units is None else self.units, 1)
+
+
+def plan_stages(
+    job: Job, stages: Sequence[Stage], made: Mapping[str, Mapping[str, Any]], ledger: Ledger
+) -> list[StagePlan]:
+    """Return what is left to do; computes nothing.
+
+    Parameters
+    ----------
+    job : Job
+    stages : sequence of Stage
+    made : mapping
+        Token and more of each stage that the store holds, by name.
+    ledger : Ledger
+    """
+    needed, work, plans = needs(job, stages), amounts(job, stages), []
+    for stage in stages:
+        found: list[Unit] | None = None
+        done: set[Unit] = set()
+        with suppress(OSError, StoreMismatchError):
+            found = stage.units(job)
+            if made.get(stage.name, {}).get("token") == stage.token:
+                done = ledger.done(found)
+        plans.append(
+            StagePlan(
+                stage.name,
+                stage.purpose,
+                None if found is None else len(found),
+                len(done),
+                needed[stage.name],
+                work[stage.name],
+                found[-1].stop if found else 0,
+                tuple(unit for unit in found or () if unit in done),
+            )
+        )
+    return plans
 
 
 def left_to_write(plan: Sequence[StagePlan]) -> int:
@@ -70,16 +122,26 @@ def check_memory(plan: Sequence[StagePlan], limit: float | None) -> None:
         raise InputError(msg)
 
 
-def describe(plan: Sequence[StagePlan], sizes: Sizes) -> str:
-    """Return the plan as a table."""
-    head = f"{'stage':<28}{'units done':>16}{'writes':>9}{'files':>8}{'memory':>9}  what"
-    lines = [head]
+def describe(plan: Sequence[StagePlan], sizes: Sizes, hours: Mapping[str, str]) -> str:
+    """Return the plan as a table.
+
+    Parameters
+    ----------
+    plan : sequence of StagePlan
+    sizes : Sizes
+    hours : mapping of str to str
+        What each stage still takes here, as text.
+    """
+    lines = [
+        f"{'stage':<28}{'units done':>16}{'writes':>9}{'files':>8}{'memory':>9}{'hours':>8}  what"
+    ]
     for item in plan:
         count = f"~{item.need.units}" if item.units is None else str(item.units)
         need = item.need
         lines.append(
             f"{item.stage:<28}{item.done:>7} of {count:>5}{human(need.disk_bytes):>9}"
-            f"{need.files:>8}{human(need.unit_bytes):>9}  {item.purpose}"
+            f"{need.files:>8}{human(need.unit_bytes):>9}"
+            f"{hours[item.stage]:>8}  {item.purpose}"
         )
     files, disk = (sum(getattr(i.need, key) for i in plan) for key in ("files", "disk_bytes"))
     cells = f"{sum(sizes.cells.values()):,} cells"

@@ -6,7 +6,7 @@ that came later is not asked about.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,11 @@ from bgscale.places.space import check_space
 from bgscale.results import Store
 from bgscale.run import engines
 from bgscale.run import growth as growing
-from bgscale.run.estimate import needs, sizes_of
+from bgscale.run.costs import Costs, costs_of
+from bgscale.run.estimate import sizes_of
 from bgscale.run.outcome import Outcome, outcome, versions
-from bgscale.run.plan import StagePlan, check_memory, describe, left_to_write
+from bgscale.run.plan import StagePlan, check_memory, describe, left_to_write, plan_stages
+from bgscale.run.rates import Rates
 from bgscale.run.upkeep import drop_aside, forget, plain, prepare, state
 from bgscale.screen import AnyScreen
 from bgscale.stages.embedding import model_attrs, model_of
@@ -249,20 +251,13 @@ class Run:
         `units` is None where the number is known only when an earlier stage is complete.
         """
         made = self._made() if self.store.exists() else {}
-        needed = needs(self._job, self._stages)
-        plans = []
-        for stage in self._stages:
-            units: int | None = None
-            done = 0
-            with suppress(OSError, StoreMismatchError):
-                found = stage.units(self._job)
-                units = len(found)
-                if made.get(stage.name, {}).get("token") == stage.token:
-                    done = len(self.ledger.done(found))
-            plans.append(StagePlan(stage.name, stage.purpose, units, done, needed[stage.name]))
-        return plans
+        return plan_stages(self._job, self._stages, made, self.ledger)
 
-    def describe_plan(self) -> str:
+    def costs(self, rates: Rates | None = None) -> Costs:
+        """Return how long what is left takes: by this run's own units, `rates`, the package's."""
+        return costs_of(self._job, self.plan(), self.ledger, rates)
+
+    def describe_plan(self, costs: Costs | None = None) -> str:
         """Return the plan as text: what is there, what is to do, what to beware of."""
         lines = [f"screen  {self.config.screen.path}: {self.screen.summary()}"]
         lines.append(f"store   {self.config.store}")
@@ -274,7 +269,10 @@ class Run:
             why = "another config or input made" if self._asked else "made anew, with what is new"
             hint = " (--redo replaces them)" if self._asked else ""
             lines.append(f"{why}: {', '.join(self.outdated())}{hint}")
-        return "\n".join([*lines, "", describe(self.plan(), sizes_of(self._job))])
+        costs = costs or self.costs()
+        return "\n".join(
+            [*lines, "", describe(costs.plan, sizes_of(self._job), costs.hours()), costs.total()]
+        )
 
     def execute(
         self,
