@@ -29,6 +29,7 @@ from bgscale.errors import InputError, InterruptedRunError
 
 SILENT_FOR_S = 120.0
 """How long a process waits for the part of a step of another. One that dies is noticed at once."""
+LEFT_AFTER_S = 10.0
 LOOK_EVERY_S = 0.25
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -69,9 +70,14 @@ class Team:
         """Return who does a part of a step."""
         return part * self.size // parts
 
-    def go_on(self) -> None:
-        """Return unless this process has been told to stop."""
-        if self._stop():
+    @property
+    def told(self) -> bool:
+        """Whether this process has been told to stop."""
+        return self._stop()
+
+    def go_on(self, *, told: bool | None = None) -> None:
+        """Return unless this process has been told to stop, or `told`, what is known of all."""
+        if self.told if told is None else told:
             msg = "training was stopped; its last checkpoint is kept: run again to go on"
             raise InterruptedRunError(msg)
 
@@ -82,9 +88,11 @@ class Team:
         with _lost_in_words():
             work = distributed.broadcast(values, source, async_op=True)
             pause = 1e-5
-            # one that leaves may keep its connections open: who only waited would not hear of it
+            # one that fails may keep its connections open: who only waited would not hear of it
+            started = time.monotonic()
             while not work.is_completed():
-                self.go_on()
+                if time.monotonic() - started > LEFT_AFTER_S:
+                    self.go_on()
                 time.sleep(pause)
                 pause = min(2 * pause, LOOK_EVERY_S)
             work.wait()
@@ -238,8 +246,8 @@ def gradients(
         Share of the batch's crops in each part.
     team : Team
     """
-    team.go_on()
     if len(losses) == 1:
+        team.go_on()
         return _one(network, losses[0])
     before = [buffer.clone() for buffer in network.buffers()]
     own: dict[int, Tensor] = {}
@@ -248,7 +256,8 @@ def gradients(
             with torch.no_grad():
                 for buffer, value in zip(network.buffers(), before, strict=True):
                     buffer.copy_(value)
-            value = torch.tensor([_one(network, loss)])
+            # all hear of it in the same step: nobody is left waiting for who has gone
+            value = torch.tensor([_one(network, loss), float(team.told)])
             found = [tensor.reshape(-1) for tensor in _found(network)]
             own[part] = torch.cat([value.to(found[0].device), *found])
     total = torch.zeros_like(next(iter(own.values())))
@@ -257,8 +266,9 @@ def gradients(
         values = torch.empty_like(total) if values is None else values
         team.spread(values, team.owner(part, len(losses)))
         total.add_(values, alpha=share)
+    team.go_on(told=bool(total[1] > 0))
     tensors = _found(network)
-    pieces = torch.split(total[1:], [tensor.numel() for tensor in tensors])
+    pieces = torch.split(total[2:], [tensor.numel() for tensor in tensors])
     with torch.no_grad():
         for tensor, piece in zip(tensors, pieces, strict=True):
             tensor.copy_(piece.view_as(tensor))
