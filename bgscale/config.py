@@ -264,7 +264,8 @@ class TrainingSection(Section):
     invariant: bool = Field(
         default=False,
         description="train a model that does not see the neighbours: cells are shown on swapped "
-        "backgrounds, as the next keys say",
+        "backgrounds, as the next keys say, and, unless the model's preprocess is set, scaled by "
+        "their own range, zero outside",
     )
     swap_share: float = Field(
         default=1.0, ge=0, le=1, description="invariant: share of cells on a donor's background"
@@ -283,7 +284,7 @@ class TrainingSection(Section):
     mask_jitter_px: int = Field(
         default=2,
         ge=0,
-        description="invariant: masks that the network reads are so many pixels off, at most, and "
+        description="invariant: masks that the model reads are so many pixels off, at most, and "
         "now and then merged with a neighbour",
     )
     threads: int = Field(default=2, ge=1, description="torch threads: trained weights depend on it")
