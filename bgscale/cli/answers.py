@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bgscale.cli.root import FOLDER, STORE, TABLE, main, tell
+from bgscale.cli.root import DIFFER_IN, FOLDER, STORE, TABLE, main, tell
 from bgscale.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
     help="symmetric: mean over all pairs and backgrounds; published: with the paper's quirks. "
     "By default what the run's config says, else symmetric.",
 )
-@click.option(
-    "--differ-in",
-    metavar="COLUMN",
-    default="",
-    help="Only pairs of classes that differ in this column of the plate map.",
-)
+@DIFFER_IN
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def table(
     store: Path | None,

@@ -5,18 +5,13 @@ from pathlib import Path
 
 import click
 
-from bgscale.cli.root import STORE, main
+from bgscale.cli.root import DIFFER_IN, STORE, main
 
 
 @main.command()
 @click.argument("stores", type=STORE, nargs=-1, required=True)
 @click.option("--model", "models", multiple=True, help="Only these; the first is compared with.")
-@click.option(
-    "--differ-in",
-    metavar="COLUMN",
-    default="",
-    help="Only pairs of classes that differ in this column of the plate map.",
-)
+@DIFFER_IN
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(
     stores: tuple[Path, ...],

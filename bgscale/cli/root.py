@@ -24,6 +24,12 @@ RUN_TOML = click.Path(path_type=Path, dir_okay=False)
 STORE = click.Path(path_type=Path, file_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 TABLE = click.Path(path_type=Path, dir_okay=False)
+DIFFER_IN = click.option(
+    "--differ-in",
+    metavar="COLUMN",
+    default="",
+    help="Only pairs of classes that differ in this column of the plate map.",
+)
 
 
 def cluster(default: str) -> Callable[..., Any]:
