@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import scipy
+from machine import conditions
 
 from bgscale import proportions as pr
 
@@ -479,7 +480,7 @@ def main() -> None:
     with get_context("spawn").Pool(min(os.cpu_count() or 1, 8)) as pool:
         results = pool.map(do, todo, chunksize=1)
     report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **conditions(threads=1, seeds=sorted({seed for _, _, seed, _ in todo})),
         "versions": {
             "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__
         },

@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import conditions, spread
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
@@ -169,6 +170,9 @@ def bands(features: np.ndarray, *, a_band: int) -> dict[str, Any]:
         row["times published"] = {
             name: round(spent_mean["published"] / spent_mean[name], 2) for name in SOLVERS
         }
+        row["times published, each pair"] = {
+            name: spread(np.divide(times["published"], times[name]).tolist()) for name in SOLVERS
+        }
         row["share converged"] = {name: round(float(n), 3) for name, n in converged.items()}
         row["libsvm identical"] = all(same)
         i, j = picked[0]
@@ -256,6 +260,7 @@ def main() -> None:
         "load_average": {"start": busy, "end": os.getloadavg()},
         "versions": versions(),
     }
+    report |= conditions(threads=1, seeds=[11])
     show(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -23,7 +23,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -376,6 +375,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--folder", type=Path, help="where to work, instead of a temporary folder")
     options = parser.parse_args()
+    from machine import conditions
+
     from bgscale.run import versions
 
     parts = options.part or ("overhead", "load")
@@ -397,11 +398,7 @@ def main() -> None:
             report[part] = found
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    report |= {
-        "machine": f"{platform.machine()}, {platform.python_implementation()}, "
-        f"{os.cpu_count()} cores",
-        "versions": versions(),
-    }
+    report |= {"versions": versions()} | conditions(threads=1, seeds=[0, 1])
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 

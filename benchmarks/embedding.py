@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import conditions
 
 from bgscale.config import RunConfig
 from bgscale.distribute.execute import run_units
@@ -332,10 +333,10 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     report |= {
         "processor": processor(),
-        "threads": torch.get_num_threads(),
         "load_average": {"start": busy, "end": os.getloadavg()},
         "versions": versions(),
     }
+    report |= conditions(threads=torch.get_num_threads(), seeds=[0])
     show(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,6 @@ back for its checksums.
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import subprocess
@@ -285,6 +284,8 @@ def main() -> None:
         size = Size(*map(int, options.size.split(",")))
         print(json.dumps(measure(options.step, options.folder, options.images, size)))
         return
+    from machine import conditions
+
     from bgscale.run import versions
 
     full = (24, 2) if options.quick else (384, 4)
@@ -311,8 +312,8 @@ def main() -> None:
     for step, found in compared.items():
         print(f"{step:<8}{found['ratio']:>12} times, {found['more_mb']:+} MB")
     if options.json:
-        machine = f"{platform.machine()}, {platform.python_implementation()}"
-        report = {"plates": reports, "peak_memory": compared, "machine": machine}
+        report: dict[str, Any] = {"plates": reports, "peak_memory": compared}
+        report |= conditions(threads=1, seeds=[0])
         text = json.dumps(report | {"versions": versions()}, indent=1)
         options.json.write_text(text + "\n", encoding="utf-8")
 

@@ -32,7 +32,6 @@ are not measured again. Weights and stores in DIR are used again.
 import argparse
 import json
 import os
-import platform
 import tempfile
 import warnings
 import zipfile
@@ -46,6 +45,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from machine import machine as machine_here
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
@@ -394,13 +394,10 @@ def measure(
     return found
 
 
-def machine() -> dict[str, str]:
+def machine() -> dict[str, Any]:
     """Return what the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    rows = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    cpu = next((row.partition(":")[2].strip() for row in rows if row.startswith("model name")), "")
     device = best_device()
-    return {"device": device, "processor": processor(device), "cpu": cpu or platform.processor()}
+    return machine_here() | {"device": device, "instructions": processor(device)}
 
 
 def study_of(data: Path, root: Path, *, simulate: bool, quick: bool) -> Study:

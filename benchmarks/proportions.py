@@ -21,7 +21,6 @@ converged fit do.
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import conditions, spread
 from threadpoolctl import threadpool_limits
 
 from bgscale import proportions as pr
@@ -99,13 +99,12 @@ def published(count: int, repetitions: int) -> dict[str, Any]:
     if abs(theirs - ours) > SAME_LOSS * theirs:
         msg = f"losses {theirs:.4f} and {ours:.4f} differ by more than {SAME_LOSS:.0%}"
         raise RuntimeError(msg)
-    loop, own = (statistics.median(times[name]) for name in ("loop", "bgscale"))
     return {
         "cells": count,
         "steps": fit.iterations,
-        "loop_s": round(loop, 2),
-        "bgscale_s": round(own, 2),
-        "times_faster": round(loop / own, 1),
+        "loop_s": spread(times["loop"]),
+        "bgscale_s": spread(times["bgscale"]),
+        "times_faster": spread(np.divide(times["loop"], times["bgscale"]).tolist(), 1),
         "loop_loss": round(theirs, 4),
         "bgscale_loss": round(ours, 4),
     }
@@ -184,16 +183,11 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     quick = chosen.quick
-    found: dict[str, Any] = {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-        },
-        "versions": versions(),
-    }
+    found: dict[str, Any] = conditions(threads=1, seeds=[0, 1, 99]) | {"versions": versions()}
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "published": lambda: published(20_000 if quick else 1_000_000, 1),
-        "converged": lambda: converged(500 if quick else 4000, 1 if quick else 3),
-        "scoring": lambda: scoring(4096, 1 if quick else 9),
+        "published": lambda: published(10_000 if quick else 1_000_000, 1 if quick else 3),
+        "converged": lambda: converged(200 if quick else 4000, 1 if quick else 3),
+        "scoring": lambda: scoring(512 if quick else 4096, 1 if quick else 9),
         "mixture": lambda: mixtures(2500, 1 if quick else 9),
     }
     for name, part in parts.items():

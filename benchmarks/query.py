@@ -16,7 +16,6 @@ seconds hold Python's start and all imports.
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import conditions
 from zarr.storage import LocalStore
 
 from bgscale import query
@@ -242,7 +242,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = {
-            "machine": {"processor": platform.processor() or platform.machine()},
+            **conditions(threads=1, seeds=[0]),
             "versions": versions(),
             **run(Path(folder), chosen.cells),
         }

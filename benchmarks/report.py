@@ -11,8 +11,6 @@ script was done.
 
 import argparse
 import json
-import os
-import platform
 import re
 import shutil
 import subprocess
@@ -139,6 +137,8 @@ def main() -> None:
     if asked.write:
         print(json.dumps(written(asked.store, asked.write, asked.montages)))
         return
+    from machine import conditions
+
     from bgscale import open_results
     from bgscale.run import outcome, versions
 
@@ -163,7 +163,7 @@ def main() -> None:
             "page_mb": round(page.stat().st_size / MB, 2),
             "parts_mb": parts(page),
             "browser": opened(page),
-            "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+            **conditions(threads=1, seeds=[0]),
             "versions": versions(),
         }
     text = json.dumps(result, indent=1)

@@ -19,7 +19,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from typing import Any
 import cv2
 import numpy as np
 import tifffile
+from machine import conditions, spread
 from scipy import ndimage
 from skimage import feature, filters, measure, segmentation
 from threadpoolctl import threadpool_limits
@@ -163,10 +163,10 @@ def main() -> None:
             rows[name]["f1"].append(f1(labels, field.labels))
     times = [np.array(rows[name]["ms"]) for name in methods]
     report: dict[str, Any] = {
-        "times faster": round(float(np.median(times[1] / times[0])), 2),
+        "times faster": spread((times[1] / times[0]).tolist()),
         "methods": {
             name: {
-                "ms": round(float(np.median(found["ms"])), 1),
+                "ms": spread(found["ms"], 1),
                 "f1": round(float(np.mean(found["f1"])), 4),
                 "lowest f1": round(min(found["f1"]), 4),
                 "peak MiB": round(peak_mib(name, field_of(0, quick=options.quick).image), 1),
@@ -175,16 +175,15 @@ def main() -> None:
         },
         "plain pipeline": {"sigma_px": sigma, "peak_distance_px": distance},
         "fields": len(times[0]),
-        "machine": f"{platform.machine()}, {platform.python_implementation()}, one thread",
         "versions": {name: version(name) for name in PACKAGES},
-    }
+    } | conditions(threads=1, seeds=[*range(len(times[0])), *range(100, 103)])
     print(f"{'':<14}{'ms':>8}{'F1':>8}{'lowest':>8}{'MiB':>8}")
     for name, found in report["methods"].items():
         print(
-            f"{name:<14}{found['ms']:>8.1f}{found['f1']:>8.3f}{found['lowest f1']:>8.3f}"
+            f"{name:<14}{found['ms']['median']:>8.1f}{found['f1']:>8.3f}{found['lowest f1']:>8.3f}"
             f"{found['peak MiB']:>8.1f}"
         )
-    print(f"times faster, within a field: {report['times faster']:.1f}")
+    print(f"times faster, within a field: {report['times faster']['median']:.1f}")
     if options.data:
         report["real fields"] = on_real_fields(options.data / "yeast_fields")
         for name, row in report["real fields"].items():

@@ -11,13 +11,14 @@ told as itself, and whether that has shifted.
 
 import argparse
 import json
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from machine import machine
 
 from bgscale import open_results
 from bgscale.config import PAPER_SETTINGS, RunConfig
@@ -114,9 +115,9 @@ def main() -> None:
     print("\nshare of a protein's cells that is told as the protein, classifier fitted on original")
     print(moved.round(3).to_string(index=False))
     if options.json:
-        machine = f"{platform.machine()}, {platform.python_implementation()}"
         report = {"mean": means, "seeds": runs, "shifts": moved.to_dict("records")}
-        report |= {"machine": machine, "versions": versions()}
+        report |= {"machine": machine(), "threads": torch.get_num_threads()}
+        report |= {"versions": versions()}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
