@@ -73,9 +73,11 @@ def _invariant(
 
 
 BOTH = "channel", "gate"
+AVERAGED = "plain, averaged over 8 backgrounds"
 ROWS = {
     "plain": Row(),
     "plain, gate at inference": Row(model={"mask_input": ["gate"]}, weights_of="plain"),
+    AVERAGED: Row(model={"backgrounds": 8}, weights_of="plain"),
     "trained on masked crops": Row(model={"preprocess": ["minmax", "mask"]}),
     "swaps": _invariant(CROP_RANGE, consistency=0.0),
     "swaps + consistency": _invariant(CROP_RANGE),
@@ -92,6 +94,7 @@ ROWS = {
 DELIVERED = list(ROWS)[-1]
 SIMULATED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
+    AVERAGED: ({}, {"backgrounds": 8}),
     "trained on masked crops": ({}, {"preprocess": ["minmax", "mask"]}),
     "delivered": ({"invariant": True}, {}),
     "delivered, without jitter": ({"invariant": True, "mask_jitter_px": 0}, {}),
@@ -167,27 +170,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with yeast_crops/crops.zip")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", default="", help="only these, divided by ';'")
+    parser.add_argument("--rows", default="", help="only these, divided by ';'; put into FILE")
     parser.add_argument("--simulated", action="store_true", help="a screen with known truth, too")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path, help="file to write")
     options = parser.parse_args()
     rows = {k: v for k, v in ROWS.items() if not options.rows or k in options.rows.split(";")}
-    few = {k: v for k, v in rows.items() if k in ("plain", DELIVERED)}
+    few = {k: v for k, v in rows.items() if k in ("plain", AVERAGED, DELIVERED)}
+    planted = {k: v for k, v in SIMULATED.items() if not options.rows or k in rows}
     crops, seeds = options.data / "yeast_crops" / "crops.zip", range(options.seeds)
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, spawned) as pool:
         runs = [pool.submit(evaluate, crops, rows, HALVES, seed) for seed in seeds]
         turned = [pool.submit(evaluate, crops, few, HALVES[::-1], seed) for seed in seeds]
-        known = [pool.submit(simulated, SIMULATED, seed) for seed in seeds if options.simulated]
+        known = [pool.submit(simulated, planted, seed) for seed in seeds if options.simulated]
         found = {
             name: [run.result() for run in each]
             for name, each in (("real", runs), ("halves exchanged", turned), ("simulated", known))
             if each
         }
-    report: dict[str, Any] = {name: {"mean": mean(each)} for name, each in found.items()}
+    report: dict[str, Any] = {}
+    if options.rows and options.json and options.json.exists():
+        report = json.loads(options.json.read_text(encoding="utf-8"))
+        for name, each in found.items():
+            found[name] = [old | new for old, new in zip(report[name]["seeds"], each, strict=True)]
     for name, each in found.items():
-        report[name]["seeds"] = each
+        report[name] = {"mean": mean(each), "seeds": each}
         shown = [key for key in (*SHOWN, *ANSWERS) if key in next(iter(each[0].values()))]
         print(f"{name + ', mean of the seeds':<42}" + "".join(f"{key[-9:]:>10}" for key in shown))
         for row, values in report[name]["mean"].items():
