@@ -337,6 +337,8 @@ def _epoch(state: _Fit, objective: Objective, team: Team) -> Epoch:
         msg = f"training loss is {train_loss} in epoch {epoch}: lower learning_rate"
         raise InputError(msg)
     found = objective.validate(state.model) if team.leads else (None, None)
+    # who was told to stop meanwhile has left, and would be waited for
+    team.go_on()
     team.meet()
     found = json.loads(team.from_leader(json.dumps(found).encode()))
     return Epoch(epoch, train_loss, *found)
