@@ -41,6 +41,8 @@ from machine import conditions, spread
 
 PEER = "scportrait==1.8.0"
 SEED, CROP_PX, MASKS = 0, 64, "truth"
+SHARD_CELLS = 4096
+"""As on a large screen; smaller shards have more fields at their ends, which are read twice."""
 BUSY_LOAD = 1.5
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -149,6 +151,7 @@ def whole(folder: Path) -> Any:
     config = RunConfig.from_dict(
         {
             "store": str(store),
+            "shard_cells": SHARD_CELLS,
             "screen": section,
             "cells": {"labels": MASKS, "crop_size_px": CROP_PX},
         }

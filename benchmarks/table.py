@@ -80,7 +80,7 @@ def extraction(report: dict[str, Any]) -> Iterator[Row]:
     for part, what in (
         ("cutting", "crops cut, from store to store, cells a second of one core"),
         ("loop", "the same, beside its loop over what it has in memory"),
-        ("whole", "everything from images and masks to crops, cells a second of one core"),
+        ("whole", "from images and masks to crops, a project a field, cells a second of one core"),
     ):
         row = report[part]
         theirs, ours = figure(row["scPortrait"]), figure(row["bgscale"])
