@@ -16,7 +16,6 @@ proteins shift, whether planted proportions are found, and what wrong masks do.
 import argparse
 import json
 import multiprocessing
-import platform
 import shutil
 import tempfile
 import time
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from invariance_simulated import ANSWERS, simulated
+from machine import conditions
 from yeast_crops import LOCALIZATIONS
 
 from bgscale.config import PAPER_SETTINGS, RunConfig
@@ -201,8 +201,7 @@ def main() -> None:
         for row, values in report[name]["mean"].items():
             print(f"{row:<42}" + "".join(f"{values.get(key, np.nan):>10.3f}" for key in shown))
     if options.json:
-        machine = f"{platform.machine()}, {platform.python_implementation()}"
-        report |= {"machine": machine, "versions": versions()}
+        report |= {"versions": versions()} | conditions(threads=1, seeds=list(seeds))
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

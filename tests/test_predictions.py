@@ -12,10 +12,11 @@ from test_proportions import assert_same_bits
 from bgscale import open_results
 from bgscale import proportions as pr
 from bgscale.config import RunConfig
+from bgscale.distribute.units import Unit
 from bgscale.errors import InputError
 from bgscale.results import Store
 from bgscale.run import Run
-from bgscale.stages import predictions
+from bgscale.stages import predictions, proportions
 from bgscale.stages.job import Job
 
 K, D, SETTINGS, FOLDS, CLASSIFIERS = 4, 7, 3, 3, 4
@@ -151,6 +152,39 @@ def test_the_softmax_of_cells_means_to_the_proportions_of_proteins(plates: Path)
         assert np.isnan(mean).all(axis=2).tolist() == (both.sum(axis=0) == 0).tolist()
         expected = mean * both.sum(axis=0)[..., None]
         np.testing.assert_allclose(np.nan_to_num(expected), total, atol=1e-4)
+
+
+def test_a_unit_of_proteins_reads_the_plates_that_hold_them(
+    plates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = open_results(plates)
+    job = Job(RunConfig.from_dict(tree.attrs["config"]))
+    lone = set(tree["plates/P1/cells"]["protein"].to_numpy()) - set(
+        tree["plates/P2/cells"]["protein"].to_numpy()
+    )
+    code = min(int(protein) for protein in lone if protein >= 0)
+    reads: list[str] = []
+    plain, rows = Store.read, Store.read_rows
+
+    def read(self: Store, name: str, *selection: Any) -> Any:
+        reads.append(name)
+        return plain(self, name, *selection)
+
+    def read_rows(self: Store, name: str, wanted: Any, *at: Any) -> Any:
+        reads.append(name)
+        return rows(self, name, wanted, *at)
+
+    monkeypatch.setattr(Store, "read", read)
+    monkeypatch.setattr(Store, "read_rows", read_rows)
+    monkeypatch.setattr(Store, "write", lambda self, name, region, values: [])
+    for _ in range(2):
+        stage = Unit("proportions/tiny", code, code + 1, "token")
+        _, summary = proportions.proportions(job, stage)
+        assert summary["cells"] > 0
+    of_other = Counter(name for name in reads if name.startswith("plates/P2/"))
+    # which proteins it has is asked once, however many units there are
+    slots = "plates/P2/predictions/tiny/sums"
+    assert of_other == {f"{slots}/protein": 1, f"{slots}/field_protein": 1}
 
 
 def test_what_is_kept_is_said(plates: Path) -> None:

@@ -81,14 +81,17 @@ def windows_of(
 def medium_levels(image: npt.NDArray[Any], labels: Labels) -> npt.NDArray[Any]:
     """Return the median of each channel's medium, of all pixels where there is none: (channel,)."""
     medium = labels == 0
-    pixels = image[:, medium] if medium.any() else image.reshape(len(image), -1)
+    if not medium.any():
+        medium = ~medium
+    # plane by plane: of all at once the same pixels take five times as long to pick
+    pixels = (plane[medium] for plane in image)
     if image.dtype == np.uint16:
         # counting is many times faster than sorting
-        n = pixels.shape[1]
+        n = np.count_nonzero(medium)
         middle = [(n + 1) // 2, n // 2 + 1]
         below = (np.bincount(plane).cumsum() for plane in pixels)
         return np.array([np.searchsorted(b, middle).mean() for b in below]).astype(image.dtype)
-    return np.asarray(np.median(pixels, axis=1), image.dtype)
+    return np.array([np.median(plane) for plane in pixels]).astype(image.dtype)
 
 
 def free_windows(

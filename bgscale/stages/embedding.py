@@ -55,7 +55,7 @@ def model_of(text: str, name: str) -> EmbeddingModel:
     return _model_of(section, version, dict(job.engines).get(name))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)  # three models, each as it is loaded and on its engine
 def _model_of(
     section: ModelSection, version: tuple[tuple[int, ...], ...], engine: Engine | None
 ) -> EmbeddingModel:

@@ -8,6 +8,7 @@ the most proteins (or fields) needs, in the order of the codes.
 
 from collections.abc import Iterator
 from dataclasses import fields as fields_of
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -232,13 +233,23 @@ def shards_with(
 ) -> Iterator[tuple[str, int, slice, slice]]:
     """Yield plate, shard, and the slots in which proteins from `start` to before `stop` lie."""
     for plate in job.plates:
-        node = f"{node_of(plate, name)}/sums"
-        protein, owner = (job.store.read(f"{node}/{v}") for v in ("protein", "field_protein"))
+        protein, owner = _proteins_of(job, name, plate)
         wanted = (protein >= start) & (protein < stop)
         for shard in np.flatnonzero(wanted.any(axis=1)).tolist():
             by = (wanted[shard], (owner[shard] >= start) & (owner[shard] < stop))
             span, among = ((int(w.argmax()), int(w.sum())) for w in by)
             yield plate, shard, slice(span[0], sum(span)), slice(among[0], sum(among))
+
+
+@lru_cache(maxsize=1024)
+def _proteins_of(job: Job, name: str, plate: str) -> tuple[Ints, Ints]:
+    """Return the proteins of each slot of a plate's sums, and of each slot by field.
+
+    Kept: every unit of proteins asks every plate.
+    """
+    node = f"{node_of(plate, name)}/sums"
+    protein, owner = (job.store.read(f"{node}/{v}") for v in ("protein", "field_protein"))
+    return protein, owner
 
 
 def read_sums(

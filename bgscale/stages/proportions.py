@@ -3,6 +3,7 @@
 No feature is read: sums are added, and shares of mixtures come from the softmax of the cells.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,10 +74,13 @@ def proportions(job: Job, unit: Unit) -> Done:
         len(job.settings), len(job.classes), job.config.proportions.replicates
     )
     states = [zero] * len(FITS)
-    for where in shards_with(job, name, unit.start, unit.stop):
+    shards = list(shards_with(job, name, unit.start, unit.stop))
+    for where in shards:
         found = read_sums(job, name, *where)
         states = [a + b for a, b in zip(states, found, strict=True)]
-    out: dict[str, npt.NDArray[Any]] = {"mixture": _mixtures(job, name, unit)}
+    out: dict[str, npt.NDArray[Any]] = {
+        "mixture": _mixtures(job, name, unit, list(dict.fromkeys(plate for plate, *_ in shards)))
+    }
     for f, state in enumerate(states):
         for variable, values in _dense(state, unit, job, name).items():
             block = out.setdefault(variable, np.zeros((len(FITS), *values.shape), values.dtype))
@@ -88,15 +92,18 @@ def proportions(job: Job, unit: Unit) -> Done:
     return files, {"cells": int(states[0].n[0].sum())}
 
 
-def _mixtures(job: Job, name: str, unit: Unit) -> npt.NDArray[np.float64]:
+def _mixtures(job: Job, name: str, unit: Unit, plates: Sequence[str]) -> npt.NDArray[np.float64]:
     """Return the mixture of each protein of a unit: (fit, setting, protein, localization).
 
-    One fit and setting of the unit's cells is held at a time.
+    One fit and setting of the unit's cells is held at a time. No other plates are read than those
+    that hold its proteins: there may be hundreds, and as many units.
     """
     shape = len(FITS), len(job.settings), unit.stop - unit.start, len(job.classes)
     out = np.full(shape, np.nan)
     rows, owner = {}, []
-    for plate in job.plates:
+    if not plates:
+        return out
+    for plate in plates:
         table = job.cells(plate)
         own = evaluated(table)
         protein = table.cells.protein[own]
