@@ -1,6 +1,6 @@
 """A screen with known truth, for `invariance.py`: what wrong masks and invariance do to answers.
 
-Crops with their true masks, a plain model and an invariant one, trained on the screen's own cells.
+Crops with their true masks, and models trained on the screen's own cells, plain and otherwise.
 With the true masks both experiments; with masks that are too large, too small or merged with a
 neighbour, in evaluation alone, the accuracies.
 """

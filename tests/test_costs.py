@@ -319,6 +319,9 @@ def test_plan_and_rates_as_commands(finished: Path, own: Rates, tmp_path: Path) 
     assert plain.exit_code == 0, plain.output
     assert "hours on the" in plain.stdout
     assert "core-hours" not in plain.stdout
+    finished_toml = tmp_path / "finished.toml"
+    finished_toml.write_text(template(_run(finished).config), encoding="utf-8")
+    assert call("plan", finished_toml).stdout.endswith("nothing is left to do\n")
     told = call("plan", toml, "--rates", file, "--workers", 3)
     assert told.exit_code == 0, told.output
     assert "3 cores" in told.stdout

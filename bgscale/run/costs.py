@@ -125,6 +125,8 @@ class Costs:
 
     def total(self) -> str:
         """Return the sum of that as a sentence."""
+        if not any(cost.units for cost in self.stages):
+            return "nothing is left to do"
         here = this_machine()
         unknown = [c for c in self.stages if c.seconds_on(here, self.cluster) is None]
         more = f", without {_listed(unknown)}, not known" if unknown else ""
