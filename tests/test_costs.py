@@ -191,6 +191,10 @@ def test_multiply_adds_are_those_of_the_layers() -> None:
     with torch.inference_mode():
         model.network(torch.zeros(1, len(model.spec.channels), edge, edge))
     assert multiply_adds(load_model("tiny")) == sum(found)
+    # the mask is one more channel of the first layer
+    aware = multiply_adds(load_model("tiny", overrides={"mask_input": ("channel",)}))
+    assert aware is not None
+    assert aware > sum(found)
 
 
 def test_units_that_are_done_are_measured_by_hand(tmp_path: Path) -> None:

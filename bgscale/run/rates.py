@@ -248,7 +248,7 @@ def multiply_adds(model: EmbeddingModel) -> float | None:
     edge = model.spec.network_crop_px
     try:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            model.network(torch.zeros(1, len(model.spec.channels), edge, edge))
+            model.network(torch.zeros(1, model.spec.n_inputs, edge, edge))
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
         return None
     views = 1 if model.spec.views == "centre" else 5
