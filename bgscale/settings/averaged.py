@@ -39,7 +39,7 @@ def spread_classes(
     --------
     >>> ids = np.arange(2, dtype=np.uint64)
     >>> spread_classes(ids, 2, backgrounds=4, seed=0, purpose="").tolist()
-    [[1, 0], [0, 1], [1, 0], [0, 1]]
+    [[0, 1], [1, 0], [0, 1], [1, 0]]
     """
     words = [draw.words(seed, f"{purpose}/class", ids, k) for k in range(classes)]
     turn = np.argsort(words, axis=0, kind="stable").astype(np.int64)
