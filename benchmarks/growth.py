@@ -13,8 +13,8 @@ By stage: the time of its units (`seconds`) and what the processor spent on them
 which is fitted: other work on the machine counts less there) as a fixed part plus a part that
 grows as cells to an exponent, with 95% intervals; the time between its units, which is the
 scheduler's and the driver's. Memory is the peak of each process. The 100 plates hold a million
-cells: they take an hour of two cores and 35 GB. A screen that is in the JSON already is not run
-again.
+cells: by the smaller screens they take an hour of two cores and 35 GB. A screen that is in the JSON
+already is not run again.
 """
 
 import argparse
