@@ -68,11 +68,7 @@ def install(folder: Path) -> Path:
     constraints = home / "constraints.txt"
     # of the same build: by itself it would bring torch for graphics cards, gigabytes of it
     constraints.write_text(f"torch=={version('torch')}\n", encoding="utf-8")
-    faster = shutil.which("uv")
-    installer = [faster, "pip", "install", "--python", str(python)] if faster else []
-    command = [*(installer or [str(python), "-m", "pip", "install"]), "-c", str(constraints), PEER]
-    if faster and os.environ.get("PIP_FIND_LINKS"):
-        command += ["--find-links", os.environ["PIP_FIND_LINKS"]]
+    command = [str(python), "-m", "pip", "install", "-c", str(constraints), PEER]
     subprocess.run(command, check=True, stdout=sys.stderr)
     (home / "complete").touch()
     return python

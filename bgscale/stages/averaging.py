@@ -10,9 +10,8 @@ average: they are as without this.
 A mean takes away what differs from donor to donor, and shows all the better what they have in
 common. So nothing behind a cell may come from anything but the cell: classes are drawn without
 regard to its own, and donors are mapped onto the range of its own pixels. That of its protein,
-which `same` and `different` map onto, is the brightness of other cells: of cells all of one shape
-and one grey level, on eight backgrounds, it alone told classes apart with an accuracy of 0.96;
-without it, 0.53.
+which `same` and `different` map onto, is the brightness of other cells, and tells classes apart
+even of cells that are all of one shape and one grey level.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -232,8 +232,7 @@ def shards_with(
     job: Job, name: str, start: int, stop: int
 ) -> Iterator[tuple[str, int, slice, slice]]:
     """Yield plate, shard, and the slots in which proteins from `start` to before `stop` lie."""
-    for plate in job.plates:
-        protein, owner = _proteins_of(job, name, plate)
+    for plate, (protein, owner) in _proteins_of(job, name).items():
         wanted = (protein >= start) & (protein < stop)
         for shard in np.flatnonzero(wanted.any(axis=1)).tolist():
             by = (wanted[shard], (owner[shard] >= start) & (owner[shard] < stop))
@@ -241,15 +240,17 @@ def shards_with(
             yield plate, shard, slice(span[0], sum(span)), slice(among[0], sum(among))
 
 
-@lru_cache(maxsize=1024)
-def _proteins_of(job: Job, name: str, plate: str) -> tuple[Ints, Ints]:
-    """Return the proteins of each slot of a plate's sums, and of each slot by field.
+@lru_cache(maxsize=2)
+def _proteins_of(job: Job, name: str) -> dict[str, tuple[Ints, Ints]]:
+    """Return, by plate, the protein of each slot of its sums, and of each slot by field.
 
     Kept: every unit of proteins asks every plate.
     """
-    node = f"{node_of(plate, name)}/sums"
-    protein, owner = (job.store.read(f"{node}/{v}") for v in ("protein", "field_protein"))
-    return protein, owner
+    return {
+        plate: (job.store.read(f"{node}/protein"), job.store.read(f"{node}/field_protein"))
+        for plate in job.plates
+        for node in [f"{node_of(plate, name)}/sums"]
+    }
 
 
 def read_sums(
