@@ -6,8 +6,8 @@ A plate of 50 proteins, some 10,000 cells in 150 fields, is simulated once, with
 the screens have it so many times, with hard links instead of copies, each plate with proteins of
 its own. So the pixels repeat, the cells do not: identity, donors and folds are of the plate. Each
 screen goes through the whole job, in a process of its own with a local cluster of two workers;
-`tiny` with random weights stands for the network, and donors and the crops of the classification
-are as many on all screens (400 and 200 a class), as on a screen of any size.
+`tiny` with random weights stands for the network; donors, the crops of the classification and the
+cells of the classifiers are as many on all screens (400, 200 and 400 a class), as on any large one.
 
 By stage: the time of its units (`seconds`) and what the processor spent on them (`cpu_seconds`,
 which is fitted: other work on the machine counts less there) as a fixed part plus a part that
@@ -91,6 +91,7 @@ def config_of(folder: Path, plates: int, name: str = "results") -> RunConfig:
             },
             "donors": {"per_class": 400, "windows_per_class": 200},
             "classification": {"crops_per_class": 200},
+            "proportions": {"cells_per_class": 400},
         }
     )  # fmt: skip
 
