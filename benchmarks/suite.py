@@ -26,6 +26,8 @@ NOT_BENCHMARKS = {
     "machine": "what the scripts say of the machine",
     "overview": "draws two figures of the README",
     "proteome": "makes a store of many proteins, for `report`",
+    "slow_disk": "a part of `soak`",
+    "soak_cluster": "a part of `soak`",
     "suite": "this list",
     "table": "the README's table",
 }
@@ -117,6 +119,9 @@ BENCHMARKS = (
     ),
     Benchmark(
         "limits", "10 min", (FOLDER,), quick=None, environment={"OMP_NUM_THREADS": "1"},
+    ),
+    Benchmark(
+        "soak", "1 h", (FOLDER,), quick=("--hours", "0.02"), environment={"OMP_NUM_THREADS": "1"},
     ),
     Benchmark("whole_proteome", "30 min"),
 )  # fmt: skip

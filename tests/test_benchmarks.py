@@ -18,6 +18,7 @@ TOO_SLOW = {
     "classification": "libsvm run on until it converges",
     "cluster": "starts clusters",
     "calibration": "starts processes; its parts have tests of their own",
+    "soak": "starts a cluster, and kills it; its parts have tests of their own",
     "whole_proteome": "starts a cluster",
 }
 """Have a quick run as well, but not of seconds; that they load and explain themselves is tested."""

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from screens import config_of, screen_section, write_screen
 
+from bgscale import __version__
 from bgscale.cli import main
 from bgscale.config import RunConfig, template
 
@@ -63,6 +64,12 @@ def test_help_does_not_wait_for_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == "[]"
+
+
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "bgscale", "--version"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed == f"bgscale, version {__version__}\n"
 
 
 def test_the_whole_way_of_a_newcomer(small_screen: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ FLOORS = [
         "verify",
     ],
     ["export"],
-    ["cli", "__init__"],
+    ["cli", "__init__", "__main__"],
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 PURE = FLOORS[2]
