@@ -7,9 +7,11 @@ in this process, on one thread. While a stage runs, a thread looks every 5 ms at
 is doing: `where` is the innermost function of bgscale, `in` the library that it has called. Read
 and written are the bytes of system calls, also those that the page cache answers.
 
-Limits are measured in the same run: a copy of memory, a matrix product in float32, CRC-32 and a
-write to the disk that is waited for. A stage is given the time of its limits: its bytes, copied
-once and summed, its writes waited for, and of `embed` and `grid` the multiply-adds of the network.
+Limits are measured in the same run: a copy of memory, matrix products in float32 and float64,
+CRC-32 and a write to the disk that is waited for. A stage is given the time of its limits: its
+bytes, copied once and summed, its writes waited for, of `embed` and `grid` the multiply-adds of the
+network, of `classifiers` those of its loss. Of the others the arithmetic is not counted: `why` says
+what they do with their time where it is more than twice the limit.
 """
 
 import argparse
@@ -32,11 +34,16 @@ from growth import config_of, screen_of
 from machine import conditions
 
 from bgscale.distribute.listener import Silent
+from bgscale.distribute.units import Unit
 from bgscale.models import load_model
+from bgscale.proportions import classifier
 from bgscale.run import Run, versions
 
 EVERY_S = 0.005
-SHOWN = 3
+SHOWN, WIDTHS = 3, (7, 9, 7, 9, 10)
+FACTOR = 2
+"""Of a stage that takes more than so many times its limit it is said why."""
+WHY = {}
 
 
 class Watched(Silent):
@@ -44,6 +51,7 @@ class Watched(Silent):
 
     def __init__(self) -> None:
         self.stages: dict[str, dict[str, Any]] = {}
+        self.grid_crops = 0
         self._main = threading.get_ident()
         self._stage = ""
         self._before: tuple[float, float, dict[str, int]] = (0.0, 0.0, {})
@@ -58,6 +66,11 @@ class Watched(Silent):
         self.stages.setdefault(name, empty | {"where": Counter(), "in": Counter()})
         self._before = time.perf_counter(), time.process_time(), _io()
         self._stage = name
+
+    def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
+        """Count the crops that experiment 1 has embedded."""
+        if self._stage == "grid":
+            self.grid_crops += summary["crops"]
 
     def stage_finished(self, stage: str) -> None:
         """Add what the stage took."""
@@ -105,7 +118,8 @@ def limits() -> dict[str, float]:
     """Return what this machine does on one thread: GB/s, and multiply-adds a second in float32."""
     data = np.random.default_rng(0).integers(0, 255, 64_000_000, np.uint8)
     target = np.empty_like(data)
-    a = torch.randn(2048, 2048)
+    single = torch.randn(2048, 2048)
+    double = np.random.default_rng(0).random((1024, 1024))
 
     def written() -> None:
         with tempfile.NamedTemporaryFile(dir=".") as file:
@@ -117,7 +131,8 @@ def limits() -> dict[str, float]:
         "copy_gb_s": data.nbytes / 1e9 / _best(lambda: np.copyto(target, data)),
         "crc_gb_s": data.nbytes / 1e9 / _best(lambda: zlib.crc32(data)),
         "disk_gb_s": data.nbytes / 1e9 / _best(written),
-        "multiply_adds_s": 2048**3 / _best(lambda: a @ a),
+        "float32_multiply_adds_s": 2048**3 / _best(lambda: single @ single),
+        "float64_multiply_adds_s": 1024**3 / _best(lambda: double @ double),
     }
 
 
@@ -130,14 +145,27 @@ def _best(do: Callable[[], object], repeats: int = 5) -> float:
     return min(taken)
 
 
-def at_least(stage: dict[str, Any], name: str, can: dict[str, float], crops: int) -> float:
+def at_least(stage: dict[str, Any], can: dict[str, float], single: float, double: float) -> float:
     """Return the seconds that a stage's bytes and multiply-adds take at the limits."""
     read, written = stage["read_mb"] / 1e3, stage["written_mb"] / 1e3
     moved = (read + written) / can["copy_gb_s"]
     # what is written is read back for its checksum, and waited for
     kept = written / can["crc_gb_s"] + written / can["disk_gb_s"]
-    computed = crops * multiply_adds() / can["multiply_adds_s"] if name == "embed" else 0.0
+    computed = single / can["float32_multiply_adds_s"] + double / can["float64_multiply_adds_s"]
     return moved + kept + computed
+
+
+def counted_losses() -> Counter[str]:
+    """Count the multiply-adds of the classifiers' loss from here on: two products each."""
+    counted: Counter[str] = Counter()
+    loss = classifier._loss
+
+    def counting(flat: Any, design: Any, *others: Any) -> Any:
+        counted["classifiers"] += 2 * flat.size * design.shape[1]
+        return loss(flat, design, *others)
+
+    classifier._loss = counting
+    return counted
 
 
 def multiply_adds() -> float:
@@ -150,6 +178,26 @@ def multiply_adds() -> float:
     return float(counter.get_total_flops()) / 2
 
 
+def show(stages: dict[str, dict[str, Any]], can: dict[str, float]) -> None:
+    """Print the stages, the longest first."""
+    print("limits: " + ", ".join(f"{name} {value:.3g}" for name, value in can.items()))
+    heads = zip(("cpu s", "limit s", "times", "read MB", "write MB"), WIDTHS, strict=True)
+    print(f"{'stage':<12}" + "".join(f"{h:>{w}}" for h, w in heads) + "  where (in)")
+    for name, stage in sorted(stages.items(), key=lambda item: -item[1]["cpu_s"]):
+        figures = (
+            f"{stage['cpu_s']:.1f}", f"{stage['limit_s']:.2f}", f"{stage['times']:.1f}",
+            f"{stage['read_mb']:.0f}", f"{stage['written_mb']:.0f}",
+        )  # fmt: skip
+        said, within = (
+            ", ".join(f"{k} {share:.0%}" for k, share in stage[key].items())
+            for key in ("where", "in")
+        )
+        line = "".join(f"{f:>{w}}" for f, w in zip(figures, WIDTHS, strict=True))
+        print(f"{name:<12}{line}  {said} ({within})")
+        if stage.get("why"):
+            print(f"{'':<14}{stage['why']}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -158,22 +206,22 @@ def main() -> None:
     folder: Path = options.folder.resolve()
     torch.set_num_threads(1)
     screen_of(folder, 1)
-    can, watched = limits(), Watched()
+    can, double, watched = limits(), counted_losses(), Watched()
     try:
         outcome = Run.from_config(config_of(folder, 1, "limits")).execute(listener=watched)
     finally:
         watched.end()
-    print("limits: " + ", ".join(f"{name} {value:.3g}" for name, value in can.items()))
-    print(f"{'stage':<12}{'cpu s':>7}{'limit s':>8}{'read MB':>9}{'write MB':>9}  where (in)")
-    for name, stage in sorted(watched.stages.items(), key=lambda item: -item[1]["cpu_s"]):
-        stage["limit_s"] = at_least(stage, name, can, 5 * outcome.cells)
+    each = multiply_adds()
+    single = {"embed": 5 * outcome.cells * each, "grid": watched.grid_crops * each}
+    for name, stage in watched.stages.items():
+        stage["limit_s"] = at_least(stage, can, single.get(name, 0.0), double[name])
+        stage["times"] = stage["cpu_s"] / stage["limit_s"]
+        if stage["times"] > FACTOR:
+            stage["why"] = WHY.get(name, "")
         for key in ("where", "in"):
             total = stage[key].total() or 1
             stage[key] = {k: round(n / total, 3) for k, n in stage[key].most_common(SHOWN)}
-        said = ", ".join(f"{k} {share:.0%}" for k, share in stage["where"].items())
-        within = ", ".join(f"{k} {share:.0%}" for k, share in stage["in"].items())
-        print(f"{name:<12}{stage['cpu_s']:>7.1f}{stage['limit_s']:>8.1f}{stage['read_mb']:>9.0f}"
-              f"{stage['written_mb']:>9.0f}  {said} ({within})")  # fmt: skip
+    show(watched.stages, can)
     if options.json:
         report = {"cells": outcome.cells, "limits": can, "stages": watched.stages}
         report |= {"versions": versions()} | conditions(threads=1, seeds=[0])

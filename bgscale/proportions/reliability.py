@@ -64,31 +64,38 @@ class ReliabilityCounts:
 
     def __add__(self, other: "ReliabilityCounts") -> "ReliabilityCounts":
         """Return the counts over the cells of both."""
-        mine, theirs = ((len(x.cells), *x.cells.shape[2:]) for x in (self, other))
-        if mine != theirs:
-            msg = (
-                f"counts {self.cells.shape} and {other.cells.shape} of (setting, protein, label, "
-                "bin) do not add: both must have the same settings, labels and bins"
-            )
-            raise InputError(msg)
-        protein, rows = np.unique([*self.protein, *other.protein], return_inverse=True)
-        a, b = rows[: len(self.protein)], rows[len(self.protein) :]
+        return self.total([self, other])
+
+    @staticmethod
+    def total(counts: Sequence["ReliabilityCounts"]) -> "ReliabilityCounts":
+        """Return the counts over the cells of all.
+
+        Raises
+        ------
+        InputError
+            They differ in settings, labels or bins.
+        """
+        first = counts[0]
+        for other in counts[1:]:
+            mine, theirs = ((len(c.cells), *c.cells.shape[2:]) for c in (first, other))
+            if mine != theirs:
+                msg = (
+                    f"counts {first.cells.shape} and {other.cells.shape} of (setting, protein, "
+                    "label, bin) do not add: both must have the same settings, labels and bins"
+                )
+                raise InputError(msg)
+        protein, rows = np.unique(np.concatenate([c.protein for c in counts]), return_inverse=True)
+        places = np.split(rows, np.cumsum([len(c.protein) for c in counts[:-1]]))
         target = np.empty(len(protein), np.int64)
-        target[a], target[b] = self.target, other.target
-
-        def added(x: IntArray, y: IntArray) -> IntArray:
-            out = np.zeros((len(x), len(protein), *x.shape[2:]), np.int64)
-            out[:, a] += x
-            out[:, b] += y
-            return out
-
-        return ReliabilityCounts(
-            protein.astype(np.int64),
-            target,
-            added(self.cells, other.cells),
-            added(self.confidence, other.confidence),
-            added(self.correct, other.correct),
-        )
+        sums: dict[str, IntArray] = {}
+        for name in ("cells", "confidence", "correct"):
+            like = getattr(first, name)
+            sums[name] = np.zeros((len(like), len(protein), *like.shape[2:]), np.int64)
+        for one, place in zip(counts, places, strict=True):
+            target[place] = one.target
+            for name, whole in sums.items():
+                whole[:, place] += getattr(one, name)
+        return ReliabilityCounts(protein.astype(np.int64), target, **sums)
 
 
 def count_reliability(

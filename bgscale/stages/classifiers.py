@@ -42,11 +42,6 @@ class Groups:
         return np.searchsorted(key, protein * self.fields + field).astype(np.int64)
 
 
-def first_field(job: Job, plate: str) -> int:
-    """Return the code that the first field of a plate has among those of all plates."""
-    return sum(job.field_count(p) for p in job.plates[: job.plates.index(plate)])
-
-
 def evaluated(table: PlateCells) -> Ints:
     """Return the rows of a cell table that take part in the evaluation."""
     return np.flatnonzero(table.usable & table.evaluated)

@@ -177,6 +177,12 @@ class Job:
         return [name for own in names for name in own]
 
     @cached_property
+    def first_fields(self) -> dict[str, int]:
+        """Code that the first field of each plate has among those of all plates."""
+        starts = np.cumsum([0, *(self.field_count(plate) for plate in self.plates)])
+        return dict(zip(self.plates, starts[:-1].tolist(), strict=True))
+
+    @cached_property
     def plate_of_field(self) -> Ints:
         """Number of the plate of each field code of all plates: (field,), int64."""
         return np.repeat(np.arange(len(self.plates)), [self.field_count(p) for p in self.plates])

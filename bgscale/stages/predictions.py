@@ -19,7 +19,7 @@ from bgscale.distribute.units import Unit
 from bgscale.proportions import ProportionState, ReliabilityCounts
 from bgscale.settings import Ints
 from bgscale.stages.cells import Done, shard_cells
-from bgscale.stages.classifiers import FITS, evaluated, first_field, groups_of, panels
+from bgscale.stages.classifiers import FITS, evaluated, groups_of, panels
 from bgscale.stages.embedding import FEATURE_CHUNK, model_of, provenance
 from bgscale.stages.job import Job
 
@@ -166,7 +166,7 @@ def predict(job: Job, unit: Unit) -> Done:
     cells = np.flatnonzero((table.usable & table.evaluated)[here])
     protein, field = (values[here][cells] for values in (table.cells.protein, table.cells.field))
     features = store.read(f"plates/{plate}/embeddings/{name}/{layer}/embedding", here)[cells]
-    group = groups.of(protein, field + first_field(job, plate))
+    group = groups.of(protein, field + job.first_fields[plate])
     probability, states = kernels.score_settings(
         panels(job, name),
         [[s if fit == "matched" else 0 for s in range(len(job.settings))] for fit in FITS],
@@ -263,7 +263,7 @@ def read_sums(
     owner, field = (
         job.store.read(f"{node}/{v}", shard, groups).astype(np.int64) for v in _KEYS[1:]
     )
-    group = np.stack([owner, field + first_field(job, plate)], axis=1)
+    group = np.stack([owner, field + job.first_fields[plate]], axis=1)
     values = {
         f.name: job.store.read(
             f"{node}/{f.name}", shard, whole, whole, groups if f.name in _BY_FIELD else proteins

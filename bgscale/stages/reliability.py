@@ -46,10 +46,11 @@ def create_reliability(job: Job, name: str) -> None:
 def reliability(job: Job, unit: Unit) -> Done:
     """Add what all shards have counted, and divide."""
     name, store = unit.stage.split("/")[1], job.store
-    whole: list[kernels.ReliabilityCounts] = []
-    for plate, shard, span, _ in shards_with(job, name, 0, len(job.proteins)):
-        found = read_counts(job, name, plate, shard, span)
-        whole = [a + b for a, b in zip(whole, found, strict=True)] if whole else found
+    found = [
+        read_counts(job, name, plate, shard, span)
+        for plate, shard, span, _ in shards_with(job, name, 0, len(job.proteins))
+    ]
+    whole = [kernels.ReliabilityCounts.total(of_fit) for of_fit in zip(*found, strict=True)]
     made = [
         kernels.reliability_of(
             counts, settings=job.config.settings, localizations=job.classes, seed=job.config.seed

@@ -4,6 +4,7 @@
 *Discoveries* needs every p: the false discovery rate over proteins.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,7 @@ def _bound(
     again /= np.maximum(out["n_cells"], 1)[..., None, None]
     by_background = _by_background(job, name)
     for s, setting in enumerate(job.config.settings):
-        confusions = _confusions(job, name, f, s)
+        confusions = _confusions(job, name)[f][s]
         if not np.isfinite(confusions.mean).all(1).any():
             continue
         of_protein = dict.fromkeys(range(len(state.protein)), confusions)
@@ -221,17 +222,27 @@ def _by_background(job: Job, name: str) -> Floats | None:
     return np.asarray(job.store.read(f"pooled/{name}/background_confusion"), np.float64)
 
 
-def _confusions(job: Job, name: str, f: int, s: int) -> Confusions:
-    """Return the confusions of one fit and setting, over all proteins."""
+@lru_cache(maxsize=2)
+def _confusions(job: Job, name: str) -> list[list[Confusions]]:
+    """Return the confusions of each fit and setting, over all proteins.
+
+    Kept: every unit of proteins asks for all of them.
+    """
     read, node = job.store.read, f"pooled/{name}"
-    return kernels.gather_confusions(
-        read(f"proportions/{name}/proportion", f, s),
-        read(f"proportions/{name}/n_cells", f, s),
-        read(f"{node}/variance", f, s),
-        single_labels(job),
-        read(f"{node}/confusion", f, s),
-        read(f"{node}/replicate_confusion", f, s),
-    )
+    return [
+        [
+            kernels.gather_confusions(
+                read(f"proportions/{name}/proportion", f, s),
+                read(f"proportions/{name}/n_cells", f, s),
+                read(f"{node}/variance", f, s),
+                single_labels(job),
+                read(f"{node}/confusion", f, s),
+                read(f"{node}/replicate_confusion", f, s),
+            )
+            for s in range(len(job.settings))
+        ]
+        for f in range(len(FITS))
+    ]
 
 
 def discoveries(job: Job, unit: Unit) -> Done:
