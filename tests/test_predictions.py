@@ -16,7 +16,7 @@ from bgscale.distribute.units import Unit
 from bgscale.errors import InputError
 from bgscale.results import Store
 from bgscale.run import Run
-from bgscale.stages import predictions, proportions
+from bgscale.stages import predictions, proportions, shifts
 from bgscale.stages.job import Job
 
 K, D, SETTINGS, FOLDS, CLASSIFIERS = 4, 7, 3, 3, 4
@@ -177,14 +177,47 @@ def test_a_unit_of_proteins_reads_the_plates_that_hold_them(
     monkeypatch.setattr(Store, "read", read)
     monkeypatch.setattr(Store, "read_rows", read_rows)
     monkeypatch.setattr(Store, "write", lambda self, name, region, values: [])
+    asked: list[str] = []
+    fields = Job.field_count
+
+    def field_count(self: Job, plate: str) -> int:
+        asked.append(plate)
+        return fields(self, plate)
+
+    monkeypatch.setattr(Job, "field_count", field_count)
     for _ in range(2):
         stage = Unit("proportions/tiny", code, code + 1, "token")
         _, summary = proportions.proportions(job, stage)
         assert summary["cells"] > 0
     of_other = Counter(name for name in reads if name.startswith("plates/P2/"))
+    # how many fields the plates before it have, too
+    assert Counter(asked) == {"P1": 1, "P2": 1}
     # which proteins it has is asked once, however many units there are
     slots = "plates/P2/predictions/tiny/sums"
     assert of_other == {f"{slots}/protein": 1, f"{slots}/field_protein": 1}
+
+
+def test_what_all_units_of_shifts_need_is_read_once(
+    plates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(RunConfig.from_dict(open_results(plates).attrs["config"]))
+    reads: list[str] = []
+    plain = Store.read
+
+    def read(self: Store, name: str, *selection: Any) -> Any:
+        reads.append(name)
+        return plain(self, name, *selection)
+
+    monkeypatch.setattr(Store, "read", read)
+    monkeypatch.setattr(Store, "write", lambda self, name, region, values: [])
+    for code in (0, 1, 2):
+        shifts.shifts(job, Unit("shifts/tiny", code, code + 1, "token"))
+    confusions = Counter(name for name in reads if name.endswith("confusion"))
+    once = {"pooled/tiny/confusion": 2 * len(job.settings)}
+    assert confusions == once | {
+        "pooled/tiny/replicate_confusion": 2 * len(job.settings),
+        "pooled/tiny/background_confusion": 2 * 3,
+    }
 
 
 def test_what_is_kept_is_said(plates: Path) -> None:
