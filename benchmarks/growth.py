@@ -49,6 +49,8 @@ SPEC = ScreenSpec(
     proteins_per_localization=3, mixed_proteins=5, fields_per_protein=3, cells_per_field=68,
     field_size_px=560, diffuse=0.2,
 )  # fmt: skip
+NOTHING = 1e-3
+"""A fixed part of a stage that is less than so much of its time on the smallest screen is none."""
 LARGEST = 4
 """Stages that take most of the time have a line of their own in the figure."""
 
@@ -162,59 +164,83 @@ def _on_disk(path: Path) -> dict[str, float]:
 
 
 def fitted(cells: Sequence[float], seconds: Sequence[float]) -> dict[str, float] | None:
-    """Return ``fixed + each * cells ** exponent``, by relative errors; None of too few screens."""
+    """Return ``fixed + each * cells ** exponent``, by relative errors; None of too few screens.
+
+    A fixed part that comes out as nothing is none, and is not counted as fitted.
+    """
     n, y = np.asarray(cells, float), np.asarray(seconds, float)
     if len(n) < 4 or y.min() <= 0:
         return None
 
     def model(x: np.ndarray) -> np.ndarray:
-        return x[0] + np.exp(x[1]) * (n / n[-1]) ** x[2]
+        return x[2] + np.exp(x[0]) * (n / n[-1]) ** x[1]
 
-    start = np.array([0.5 * y[0], np.log(y[-1]), 1.0])
-    bounds = ([0, -np.inf, 0], [np.inf, np.inf, 3])
-    found = least_squares(lambda x: model(x) / y - 1, start, bounds=bounds)
-    freedom = len(n) - 3
+    def without(x: np.ndarray) -> np.ndarray:
+        return model(np.append(x, 0.0)) / y - 1
+
+    start, low, high = [np.log(y[-1]), 1.0, 0.5 * y[0]], [-np.inf, 0, 0], [np.inf, 3, np.inf]
+    found = least_squares(lambda x: model(x) / y - 1, start, bounds=(low, high))
+    if found.x[2] < NOTHING * y[0]:
+        found = least_squares(without, start[:2], bounds=(low[:2], high[:2]))
+    freedom = len(n) - len(found.x)
     inverse = np.linalg.pinv(found.jac.T @ found.jac)
-    half = np.sqrt(2 * found.cost / freedom * inverse[2, 2]) * student.ppf(0.975, freedom)
-    fixed, each, exponent = found.x
+    half = np.sqrt(2 * found.cost / freedom * inverse[1, 1]) * student.ppf(0.975, freedom)
+    each, exponent, fixed = [*found.x, 0.0][:3]
     return {
-        "fixed_s": fixed,
-        "us_a_cell": 1e6 * np.exp(each) / n[-1],
-        "exponent": exponent,
-        "low": exponent - half,
-        "high": exponent + half,
+        "fixed_s": float(fixed),
+        "us_a_cell": float(1e6 * np.exp(each) / n[-1]),
+        "exponent": float(exponent),
+        "low": float(exponent - half),
+        "high": float(exponent + half),
     }
+
+
+def constant(cells: Sequence[float], seconds: Sequence[float]) -> bool:
+    """Whether a stage takes about as long whatever the cells, so that there is nothing to fit."""
+    return bool(seconds[-1] / seconds[0] < (cells[-1] / cells[0]) ** 0.25)
 
 
 def fits_of(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the fit of each stage, and of all together."""
+    """Return the fit of all stages together, and of each that grows."""
     cells = [run["cells"] for run in runs]
-    names = list(runs[0]["stages"])
-    total = [sum(stage["cpu_s"] for stage in run["stages"].values()) for run in runs]
-    found = {"all": fitted(cells, total)}
-    return found | {
-        name: fitted(cells, [run["stages"][name]["cpu_s"] for run in runs]) for name in names
-    }
+    by_stage = {name: [run["stages"][name]["cpu_s"] for run in runs] for name in runs[0]["stages"]}
+    found: dict[str, Any] = {"all": fitted(cells, [taken_by_all(run) for run in runs])}
+    for name, seconds in by_stage.items():
+        if len(cells) > 1 and constant(cells, seconds):
+            found[name] = {"constant_s": float(np.median(seconds))}
+        else:
+            found[name] = fitted(cells, seconds)
+    growing = [by_stage[name] for name, fit in found.items() if name in by_stage and _grows(fit)]
+    found["all that grow"] = fitted(cells, [sum(each) for each in zip(*growing, strict=True)])
+    return found
 
 
-def draw(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw processor time by cells, of the stages that take most and of all."""
+def _grows(fit: Mapping[str, float] | None) -> bool:
+    return fit is None or "constant_s" not in fit
+
+
+def draw(runs: Sequence[Mapping[str, Any]], fits: Mapping[str, Any], path: Path) -> None:
+    """Draw processor time by cells: all, the stages that grow, and those that do not together."""
     last = runs[-1]["stages"]
-    largest = sorted(last, key=lambda name: -last[name]["cpu_s"])
     cells = [run["cells"] for run in runs]
-    lines = {"all": list(last)} | {name: [name] for name in largest[:LARGEST]}
-    lines["the others"] = largest[LARGEST:]
-    figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    grow = sorted(
+        (name for name in last if _grows(fits[name])), key=lambda name: -last[name]["cpu_s"]
+    )
+    lines = {"all": list(last)} | {name: [name] for name in grow[:LARGEST]}
+    lines["others that grow"] = grow[LARGEST:]
+    lines["that do not grow"] = [name for name in last if name not in grow]
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for label, names in lines.items():
         taken = [sum(run["stages"][name]["cpu_s"] for name in names) for run in runs]
-        axes.plot(cells, taken, "o-", label=label, color="black" if label == "all" else None)
+        axes.plot(cells, taken, "o-", ms=4, label=label, color="black" if label == "all" else None)
     ends = np.array([cells[0], cells[-1]])
     axes.plot(ends, 1.5 * ends * taken_by_all(runs[-1]) / ends[-1], ":", color="grey",
               label="in proportion to cells")  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="cells", ylabel="processor time (s)")
-    axes.legend(fontsize="small", frameon=False)
+    figure.legend(loc="outside right center", fontsize="small", frameon=False)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def taken_by_all(run: Mapping[str, Any]) -> float:
@@ -239,6 +265,9 @@ def show(runs: Sequence[Mapping[str, Any]], fits: Mapping[str, Any]) -> None:
     for name, fit in fits.items():
         if fit is None:
             print(f"{name:<16}{'-':>10}")
+            continue
+        if "constant_s" in fit:
+            print(f"{name:<16}{fit['constant_s']:>10.2f}{'':>11}{'constant':>10}")
             continue
         print(f"{name:<16}{fit['fixed_s']:>10.2f}{fit['us_a_cell']:>11.1f}{fit['exponent']:>10.3f}"
               f"  {fit['low']:.3f} to {fit['high']:.3f}")  # fmt: skip
@@ -269,14 +298,20 @@ def main() -> None:
             for path in folder.glob(f"*{plates}.*"):
                 shutil.rmtree(path)
             shutil.rmtree(folder / f"screen{plates}")
-        ordered = [runs[plates] for plates in sorted(runs)]
-        fits = fits_of(ordered)
-        show(ordered, fits)
-        if options.json:
-            report = {"runs": ordered, "fits": fits, "versions": versions()}
-            report |= conditions(threads=1, seeds=[SPEC.seed])
-            options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-            draw(ordered, FIGURE)
+        write(runs, options.json)
+    write(runs, options.json)
+
+
+def write(runs: Mapping[int, Mapping[str, Any]], path: Path | None) -> None:
+    """Print what was measured so far, and keep it."""
+    ordered = [runs[plates] for plates in sorted(runs)]
+    fits = fits_of(ordered)
+    show(ordered, fits)
+    if path:
+        report = {"runs": ordered, "fits": fits, "versions": versions()}
+        report |= conditions(threads=1, seeds=[SPEC.seed])
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        draw(ordered, fits, FIGURE)
 
 
 if __name__ == "__main__":
