@@ -181,6 +181,20 @@ def test_a_sentence_never_calls_chance_a_finding(model: Model) -> None:
         assert words in finding(model)
 
 
+def test_a_gap_that_cannot_be_is_no_finding(model: Model) -> None:
+    assert model.table is not None
+    alone = {"preprocess": ["minmax_inside", "mask"], "masked_preprocess": ["mask"]}
+    model = replace(model, table=model.table.copy(deep=True), spec={**model.spec, **alone})
+    # figures that say otherwise are believed
+    assert "by construction" not in finding(model)
+    assert model.table is not None
+    for end in ("", "_low", "_high"):
+        model.table[f"difference{end}"].loc[{"contrast": "same - different"}] = 0.0
+    assert "by construction" in finding(model)
+    whole = {"preprocess": ["minmax", "mask"], "masked_preprocess": ["mask"]}
+    assert "by construction" not in finding(replace(model, spec={**model.spec, **whole}))
+
+
 def test_the_packed_numbers_are_those_of_the_store(finished: Path, page: str) -> None:
     tree = open_results(finished)
     shifts = tree["shifts/tiny"].to_dataset(inherit=False)

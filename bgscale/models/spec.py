@@ -6,7 +6,7 @@ The one idea: a caller never needs to know which architecture it holds; all that
 feature is said here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -30,6 +30,14 @@ MASK_USES = ("channel", "gate")
 
 VIEWS = ("centre", "corners")
 """Which network crops are embedded: the centre one, or the mean over it and the four corners."""
+
+
+def show_cell_alone(steps: Sequence[str]) -> bool:
+    """Whether these steps leave nothing of the pixels outside the centre cell's mask.
+
+    Until they are zero, nothing may have been taken of a crop but the range of the cell.
+    """
+    return "mask" in steps and set(steps[: steps.index("mask")]) <= {"minmax_inside"}
 
 
 @dataclass(frozen=True, kw_only=True)

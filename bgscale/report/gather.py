@@ -16,6 +16,7 @@ import xarray as xr
 
 from bgscale.controls import findings
 from bgscale.errors import InputError, nearest
+from bgscale.models.spec import show_cell_alone
 from bgscale.report.complete import Completeness, completeness
 from bgscale.results import open_results
 from bgscale.schema import Reason
@@ -158,6 +159,12 @@ class Model:
     findings: Mapping[str, xr.Dataset] | None
     shares: Mapping[tuple[str, str], Mapping[str, Any]]
     absent: Mapping[str, str]
+
+    @property
+    def sees_cell_alone(self) -> bool:
+        """Whether its preprocessing leaves nothing of the background, whatever the setting."""
+        chains = (self.spec.get(key, ()) for key in ("preprocess", "masked_preprocess"))
+        return all(show_cell_alone(steps) for steps in chains)
 
     @property
     def has_shifts(self) -> bool:

@@ -121,7 +121,12 @@ def finding(model: Model) -> str:
     else:
         value, low, high = found
         number = f"{abs(value):.3f}"
-        if not math.isfinite(low):
+        if value == 0 and model.sees_cell_alone:
+            first = (
+                "No background makes a difference, by construction and not by measurement: the "
+                "model is shown the pixels of the centre cell alone, scaled by their own range"
+            )
+        elif not math.isfinite(low):
             first = (
                 f"Under a background of another localization accuracy differs by {digits(value)}, "
                 "without an interval"
