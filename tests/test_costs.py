@@ -108,6 +108,8 @@ def test_what_is_not_known_is_said_in_its_line_and_in_the_sum() -> None:
     assert any(line.startswith("in all") and "3 + ?" in line for line in lines)
     assert "?: nothing like shifts/m was measured." in lines
     assert "? with GPUs: not measured on any: embed/m." in lines
+    asked_already = sheet(Costs([], stages, None, "x"), Machine(64, 1)).splitlines()
+    assert asked_already[0].count("64 cores + 1 GPU ") == 1
     total = Costs([], stages, None, "x").total()
     assert "without shifts/m, not known" in total
 

@@ -203,7 +203,7 @@ def costs_of(
 
 def sheet(costs: Costs, asked: Machine | None = None) -> str:
     """Return the cost sheet as text: a line for all plates of a stage, with its source."""
-    machines = [*MACHINES, *([asked] if asked else [])]
+    machines = list(dict.fromkeys([*MACHINES, *([asked] if asked else [])]))
     titles = ["core-hours", "GPU-hours", "disk", *map(str, machines)]
     table = [["what is left of", *titles]]
     sources: list[str] = []
