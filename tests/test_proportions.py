@@ -11,6 +11,7 @@ from scipy.stats import entropy, poisson
 from bgscale import proportions as pr
 from bgscale.draw import digest64
 from bgscale.errors import InputError
+from bgscale.proportions import classifier
 
 # --- folds -------------------------------------------------------------------------------------
 
@@ -582,3 +583,29 @@ def test_summary_counts_what_is_missing():
     assert math.isclose(s["sd"], np.std([1, 2, 3, 4, 10], ddof=1))
     assert (s["min"], s["q25"], s["q75"], s["max"]) == (1, 2, 4, 10)
     assert math.isnan(pr.summary([1.0])["sd"])
+
+
+def test_one_thread_within_itself_asks_the_libraries_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    controller = classifier._blas()
+    limit = controller.limit
+
+    def counted(**how: object) -> object:
+        asked.append(how)
+        return limit(**how)
+
+    def several(times: int) -> None:
+        with classifier.one_thread():
+            for _ in range(times):
+                pr.mixture(np.full((4, 2), 0.5))
+            assert times == 3
+
+    monkeypatch.setattr(controller, "limit", counted)
+    several(3)
+    assert len(asked) == 1
+    with pytest.raises(AssertionError):
+        several(1)
+    asked.clear()
+    # what has failed inside has not left it open
+    pr.mixture(np.full((4, 2), 0.5))
+    assert len(asked) == 1

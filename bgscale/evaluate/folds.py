@@ -4,6 +4,7 @@ Owns in which fold a cell is held out. The one idea: folds are one number per ce
 nothing but the pair's own cells.
 """
 
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ Integers: TypeAlias = npt.NDArray[np.int64]
 NO_FOLD = -1
 
 
+@lru_cache(maxsize=64)
 def published_folds(cells_a: int, cells_b: int, folds: int) -> Integers:
     """Return the fold that holds out each cell, those of class a first.
 
@@ -29,6 +31,7 @@ def published_folds(cells_a: int, cells_b: int, folds: int) -> Integers:
     Returns
     -------
     array (cell,), int64
+        Read only.
 
     Examples
     --------
@@ -39,6 +42,8 @@ def published_folds(cells_a: int, cells_b: int, folds: int) -> Integers:
     held_out = np.empty(len(labels), np.int64)
     for fold, (_, test) in enumerate(StratifiedKFold(folds).split(labels, labels)):
         held_out[test] = fold
+    # kept: pairs of as many cells have the same
+    held_out.setflags(write=False)
     return held_out
 
 

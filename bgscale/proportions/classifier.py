@@ -5,7 +5,9 @@ had no part in.
 """
 
 import functools
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -274,10 +276,25 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-def one_thread() -> AbstractContextManager[Any]:
-    """Keep BLAS on one thread: how a product is split over threads changes its last bits."""
-    limit: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
-    return limit
+_HERE = threading.local()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep BLAS on one thread: how a product is split over threads changes its last bits.
+
+    Asking the libraries takes a millisecond: who does many small things does them inside one, in
+    which further ones cost nothing.
+    """
+    if getattr(_HERE, "inside", False):
+        yield
+        return
+    with _blas().limit(limits=1, user_api="blas"):
+        _HERE.inside = True
+        try:
+            yield
+        finally:
+            _HERE.inside = False
 
 
 def finite(

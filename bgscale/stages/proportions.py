@@ -12,6 +12,7 @@ import numpy.typing as npt
 from bgscale import proportions as kernels
 from bgscale.distribute.units import Unit
 from bgscale.proportions import ProportionState
+from bgscale.proportions.classifier import one_thread
 from bgscale.stages.cells import Done
 from bgscale.stages.classifiers import FITS, evaluated, groups_of
 from bgscale.stages.embedding import provenance
@@ -78,9 +79,10 @@ def proportions(job: Job, unit: Unit) -> Done:
     for where in shards:
         found = read_sums(job, name, *where)
         states = [a + b for a, b in zip(states, found, strict=True)]
-    out: dict[str, npt.NDArray[Any]] = {
-        "mixture": _mixtures(job, name, unit, list(dict.fromkeys(plate for plate, *_ in shards)))
-    }
+    plates = list(dict.fromkeys(plate for plate, *_ in shards))
+    with one_thread():
+        mixtures = _mixtures(job, name, unit, plates)
+    out: dict[str, npt.NDArray[Any]] = {"mixture": mixtures}
     for f, state in enumerate(states):
         for variable, values in _dense(state, unit, job, name).items():
             block = out.setdefault(variable, np.zeros((len(FITS), *values.shape), values.dtype))
