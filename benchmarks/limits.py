@@ -43,7 +43,23 @@ EVERY_S = 0.005
 SHOWN, WIDTHS = 3, (7, 9, 7, 9, 10)
 FACTOR = 2
 """Of a stage that takes more than so many times its limit it is said why."""
-WHY = {}
+WHY = {
+    "evaluate": "SVMs: the arithmetic of libsvm and of the interior-point method is not counted",
+    "grid": "the network, and looking which donors leave least of their own cells to be seen",
+    "classifiers": "products of 15 rows, at half the rate of square ones; replicates copy cells",
+    "shifts": "draws of the null, up to 100,000 a test, each through exp and log, not counted",
+    "controls": "SVMs of classes on each other's background, and their folds, not counted",
+    "measure": "planes are read by zarr chunk by chunk; the measuring of pixels is not counted",
+    "segment": "planes are read by zarr chunk by chunk; the finding of cells is not counted",
+    "cut": "zarr reads planes and writes crops chunk by chunk, 0.3 ms a cell in all",
+    "bank": "donors lie scattered: for each a chunk of 64 cells is read and decoded",
+    "proportions": "expectation maximisation of mixtures, not counted, and small reads by zarr",
+    "predict": "small files, each made by zarr and waited for; the scoring is not counted",
+    "ranges": "percentiles of all crops, not counted",
+    "sample": "the banks are read whole for a few crops",
+}
+SMALL_S = 1.0
+"""A shorter stage opens and writes arrays, a millisecond or two each."""
 
 
 class Watched(Silent):
@@ -217,7 +233,8 @@ def main() -> None:
         stage["limit_s"] = at_least(stage, can, single.get(name, 0.0), double[name])
         stage["times"] = stage["cpu_s"] / stage["limit_s"]
         if stage["times"] > FACTOR:
-            stage["why"] = WHY.get(name, "")
+            small = stage["cpu_s"] < SMALL_S
+            stage["why"] = "under a second: arrays are opened" if small else WHY.get(name, "")
         for key in ("where", "in"):
             total = stage[key].total() or 1
             stage[key] = {k: round(n / total, 3) for k, n in stage[key].most_common(SHOWN)}
