@@ -33,6 +33,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from distributed import Client
 from machine import conditions
 from scipy.optimize import least_squares
 from scipy.stats import t as student
@@ -99,10 +100,15 @@ def config_of(folder: Path, plates: int, name: str = "results") -> RunConfig:
 
 
 class Walls(Silent):
-    """Hears how long each stage takes, with the time between its units."""
+    """Hears how long each stage takes, with the time between its units, and looks at the workers.
 
-    def __init__(self) -> None:
+    `memory` is the peak of any worker until the end of each stage, in MB.
+    """
+
+    def __init__(self, client: Client) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.memory: dict[str, float] = {}
+        self._client = client
         self._began: dict[str, float] = {}
 
     def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
@@ -111,18 +117,21 @@ class Walls(Silent):
 
     def stage_finished(self, stage: str) -> None:
         """Stop it."""
-        self.seconds[stage.partition("/")[0]] += time.perf_counter() - self._began.pop(stage)
+        name = stage.partition("/")[0]
+        self.seconds[name] += time.perf_counter() - self._began.pop(stage)
+        self.memory[name] = max(self._client.run(_peak_mb).values())
 
 
 def measure(folder: Path, plates: int) -> dict[str, Any]:
     """Run a screen of so many plates; return what it took."""
     config = config_of(folder, plates)
     store = Path(config.store)
-    walls, started = Walls(), time.perf_counter()
+    started = time.perf_counter()
     run = Run.from_config(config)
     planned = time.perf_counter() - started
     with connect("local") as client:
-        started = time.perf_counter()
+        assert client is not None
+        walls, started = Walls(client), time.perf_counter()
         outcome = run.execute(client, listener=walls)
         wall = time.perf_counter() - started
         workers = list(client.run(_peak_mb).values())
@@ -135,7 +144,7 @@ def measure(folder: Path, plates: int) -> dict[str, Any]:
         of["s"] += done["seconds"]
         of["cpu_s"] += done["cpu_seconds"]
     for name, seconds in walls.seconds.items():
-        stages[name]["wall_s"] = seconds
+        stages[name] |= {"wall_s": seconds, "worker_mb": walls.memory[name]}
     return {
         "plates": plates,
         "cells": outcome.cells,

@@ -137,21 +137,19 @@ def select_donors(
         Sorted by protein, field and identity, so that a protein is one range.
     """
     single = cells.labels.sum(1) == 1
-    ranks = np.empty(len(cells), np.int64)
-    ranks[draw.order(seed, purpose, cells.ids)] = np.arange(len(cells))
     chosen = []
     for k in range(cells.labels.shape[1]):
         rows = np.flatnonzero(single & cells.labels[:, k])
-        rows = rows[np.argsort(ranks[rows])]
-        proteins = np.unique(cells.protein[rows])
+        rows = rows[draw.order(seed, purpose, cells.ids[rows])]
+        # cells of a protein together, in that order
+        rows = rows[np.argsort(cells.protein[rows], kind="stable")]
+        proteins, starts = np.unique(cells.protein[rows], return_index=True)
+        groups = np.split(rows, starts[1:]) if len(proteins) else []
         if len(proteins) > per_class:
             drawn = draw.order(seed, f"{purpose}/protein", proteins.astype(np.uint64))
-            proteins = proteins[drawn[:per_class]]
-        quota = per_class // max(len(proteins), 1)
-        picked = [
-            _of_protein(rows[cells.protein[rows] == p], cells.field, quota, per_field)
-            for p in proteins
-        ]
+            groups = [groups[i] for i in drawn[:per_class].tolist()]
+        quota = per_class // max(len(groups), 1)
+        picked = [_of_protein(own, cells.field, quota, per_field) for own in groups]
         taken = np.concatenate(picked) if picked else np.empty(0, np.int64)
         chosen.append(
             taken[np.lexsort((cells.ids[taken], cells.field[taken], cells.protein[taken]))]

@@ -152,19 +152,21 @@ class Job:
     def cells_of(self, plates: Sequence[str]) -> "PlateCells":
         """Return the cells of the first plates, as `everyone` has them."""
         self.in_fields(self.field_names, self.config.evaluation.fields, "evaluation.fields")
-        tables = [self.cells(plate) for plate in plates]
-        counts = [self.field_count(plate) for plate in plates]
-        starts = np.cumsum([0, *counts])
-        cells = Cells(
-            np.concatenate([t.cells.ids for t in tables]),
-            np.concatenate([t.cells.protein for t in tables]),
-            np.concatenate([t.cells.field + s for t, s in zip(tables, starts[:-1], strict=True)]),
-            np.concatenate([t.cells.labels for t in tables]),
-        )
-        usable, evaluated = (
-            np.concatenate([getattr(t, name) for t in tables]) for name in ("usable", "evaluated")
-        )
-        return PlateCells("", cells, usable, evaluated)
+        sizes = [self.store.array(f"plates/{plate}/cells/id").shape[0] for plate in plates]
+        starts = np.cumsum([0, *sizes]).tolist()
+        fields = np.cumsum([0, *(self.field_count(plate) for plate in plates)]).tolist()
+        n = starts[-1]
+        ids, protein, field = np.empty(n, np.uint64), np.empty(n, np.int64), np.empty(n, np.int64)
+        labels = np.empty((n, len(self.classes)), np.bool_)
+        usable, evaluated = np.empty(n, np.bool_), np.empty(n, np.bool_)
+        # plate by plate, so that no second copy of all is held
+        for i, plate in enumerate(plates):
+            table, here = self.cells(plate), slice(starts[i], starts[i + 1])
+            ids[here], protein[here] = table.cells.ids, table.cells.protein
+            field[here] = table.cells.field + fields[i]
+            labels[here] = table.cells.labels
+            usable[here], evaluated[here] = table.usable, table.evaluated
+        return PlateCells("", Cells(ids, protein, field, labels), usable, evaluated)
 
     def field_count(self, plate: str) -> int:
         """Return how many fields a plate has."""
