@@ -11,8 +11,9 @@ must come out the same to the byte as the first of its screen, and pass `bgscale
 
 After each run: memory, open files, sockets and threads of each process, processes that nobody
 ended, tasks that the scheduler still has, temporary files. Drift is the Theil-Sen slope over the
-runs of one kind, with its 95% interval: of the rate over the whole time, of memory over the longest
-life of a process without its first tenth, in which caches fill.
+runs of one kind, with its 95% interval: over the whole time of the seconds that a run takes (`s`),
+and of those that its units keep a processor busy (`cpu_s`, which other work on the machine moves
+less); of memory over the longest life of a process without its first tenth, in which caches fill.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from soak_cluster import Cluster, Killer, held
 
 from bgscale import connect
 from bgscale.config import RunConfig, template
+from bgscale.distribute.ledger import Ledger
 from bgscale.errors import BgscaleError, InputError, InterruptedRunError
 from bgscale.run import Run, versions
 from bgscale.simulate import ScreenSpec, write_crops, write_plates
@@ -128,10 +130,18 @@ def one_run(cluster: Cluster, screen: Path, store: Path, kind: str, seed: int) -
         killed = dict(killer.killed)
     bad = sum(len(stage.findings) for stage in verify(store, deep=True).stages)
     return {
-        "kind": kind, "screen": screen.name, "s": seconds, "cells": outcome.cells,
+        "kind": kind, "screen": screen.name, "s": seconds, "cpu_s": _busy(store),
+        "cells": outcome.cells,
         "killed": killed, "begun_again": again, "digest": digest(store), "findings": bad,
         "tasks_left": tasks,
     }  # fmt: skip
+
+
+def _busy(store: Path) -> float:
+    """Return how many seconds the units of a store kept a processor busy."""
+    ledger = Ledger(str(store))
+    records = (ledger.record(unit) or {} for unit in ledger.recorded())
+    return float(sum(record["summary"]["cpu_seconds"] for record in records))
 
 
 def _tasks(dask_scheduler: Any) -> int:
@@ -178,6 +188,16 @@ def slope(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | None:
     return {"slope": float(each), "low": float(low), "high": float(high)}
 
 
+def drift(rounds: Sequence[dict[str, Any]], key: str) -> dict[str, float] | None:
+    """Return how runs of one kind change in an hour, as a share of the median of their screen."""
+    by_screen: dict[str, list[float]] = {}
+    for one in rounds:
+        by_screen.setdefault(one["screen"], []).append(one[key])
+    medians = {screen: statistics.median(values) for screen, values in by_screen.items()}
+    relative = [one[key] / medians[one["screen"]] for one in rounds]
+    return slope([one["hours"] for one in rounds], relative)
+
+
 def lives(rounds: Sequence[dict[str, Any]], role: str) -> list[list[tuple[float, dict[str, Any]]]]:
     """Return what each process of a role held, by hours, the longest life first."""
     found: dict[int, list[tuple[float, dict[str, Any]]]] = {}
@@ -190,22 +210,16 @@ def lives(rounds: Sequence[dict[str, Any]], role: str) -> list[list[tuple[float,
 def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return what the soak has shown."""
     first = {one["screen"]: one["digest"] for one in reversed(rounds)}
-    medians = {
-        (kind, screen): statistics.median(
-            one["s"] for one in rounds if (one["kind"], one["screen"]) == (kind, screen)
-        )
-        for kind, screen in {(one["kind"], one["screen"]) for one in rounds}
+    rates = {
+        kind: {
+            "runs": len(of),
+            "median_s": statistics.median(one["s"] for one in of),
+            "drift_an_hour": drift(of, "s"),
+            "busy_drift_an_hour": drift(of, "cpu_s"),
+        }
+        for kind in KINDS
+        if (of := [one for one in rounds if one["kind"] == kind])
     }
-    rates: dict[str, Any] = {}
-    for kind in KINDS:
-        of = [one for one in rounds if one["kind"] == kind]
-        if of:
-            relative = [one["s"] / medians[kind, one["screen"]] for one in of]
-            rates[kind] = {
-                "runs": len(of),
-                "median_s": statistics.median(one["s"] for one in of),
-                "drift_an_hour": slope([one["hours"] for one in of], relative),
-            }
     memory = {}
     for role in ("driver", "scheduler", "nanny", "worker"):
         life = lives(rounds, role)[0]
@@ -265,10 +279,11 @@ def show(found: dict[str, Any]) -> None:
     )
     print(f"tasks left {found['tasks_left']}, processes not ended {found['not_ended']}, temporary "
           f"files {found['temporary_files']}, files of runs {found['files_of_runs']}")  # fmt: skip
-    print(f"\n{'kind':<15}{'runs':>6}{'median s':>10}  drift an hour, 95% interval")
+    print(f"\n{'kind':<15}{'runs':>6}{'median s':>10}  drift an hour, 95% interval: of the run, "
+          "of its units' processor time")  # fmt: skip
     for kind, rate in found["rates"].items():
-        print(f"{kind:<15}{rate['runs']:>6}{rate['median_s']:>10.1f}  "
-              + _said(rate["drift_an_hour"], 100, "%"))  # fmt: skip
+        said = (_said(rate[key], 100, "%") for key in ("drift_an_hour", "busy_drift_an_hour"))
+        print(f"{kind:<15}{rate['runs']:>6}{rate['median_s']:>10.1f}  " + ", ".join(said))
     print(f"\n{'process':<11}{'runs':>6}{'MB':>12}{'files':>9}{'sockets':>9}{'threads':>9}  a run")
     for role, of in found["processes"].items():
         first, last = of["first"], of["last"]

@@ -41,8 +41,8 @@ def runs(*, mb: float = 0.0, seconds: float = 0.0) -> list[dict[str, Any]]:
     return [
         {
             "kind": "plain", "screen": "crops", "s": 10 + seconds * n + 0.1 * (n % 3),
-            "hours": n / 60, "cells": 9, "killed": {}, "begun_again": 0, "digest": "same",
-            "findings": 0, "tasks_left": 0,
+            "cpu_s": 8 + 0.1 * (n % 3), "hours": n / 60, "cells": 9, "killed": {},
+            "begun_again": 0, "digest": "same", "findings": 0, "tasks_left": 0,
             "after": {
                 "processes": {r: [held | {"rss_mb": 500 + mb * n + n % 5}] for r in roles},
                 "not_ended": 0, "temporary_files": 1, "files_of_runs": 2,
@@ -58,7 +58,11 @@ def test_what_does_not_move_has_no_drift() -> None:
     found = summary(runs())
     assert found["runs"] == RUNS
     assert found["other_bytes"] == found["not_ended"] == 0
-    for fit in (found["rates"]["plain"]["drift_an_hour"], found["processes"]["worker"]["mb_a_run"]):
+    drift = found["rates"]["plain"]
+    for fit in (
+        drift["drift_an_hour"], drift["busy_drift_an_hour"],
+        found["processes"]["worker"]["mb_a_run"],
+    ):  # fmt: skip
         assert fit["low"] <= 0 <= fit["high"]
 
 
@@ -75,6 +79,8 @@ def test_a_leak_a_drift_and_other_bytes_are_seen() -> None:
     # 60 runs an hour, each 0.1 s slower, of about 12 s
     drift = found["rates"]["plain"]["drift_an_hour"]
     assert drift["slope"] == pytest.approx(0.5, abs=0.03)
+    busy = found["rates"]["plain"]["busy_drift_an_hour"]
+    assert busy["low"] <= 0 <= busy["high"]
 
 
 def test_a_process_that_was_killed_has_another_life() -> None:
