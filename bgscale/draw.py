@@ -58,12 +58,7 @@ def philox(key: int, counter: UInt64Array, stream: int = 0) -> UInt32Array:
     """
     counter = np.atleast_1d(np.asarray(counter, np.uint64))
     if len(counter) >= MANY:
-        from bgscale import draw_kernel
-
-        out = np.empty((len(counter), 4), np.uint32)
-        both = np.uint64(key), np.uint64(stream)
-        draw_kernel.philox(out, np.ascontiguousarray(counter), *both, _ROUNDS)
-        return out
+        return _compiled_philox(key, counter, stream)
     c0, c1 = counter & _LOW, counter >> _SHIFT
     c2 = np.full_like(counter, stream & 0xFFFFFFFF)
     c3 = np.full_like(counter, (stream >> 32) & 0xFFFFFFFF)
@@ -78,6 +73,15 @@ def philox(key: int, counter: UInt64Array, stream: int = 0) -> UInt32Array:
         )
         k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def _compiled_philox(key: int, counter: UInt64Array, stream: int) -> UInt32Array:
+    from bgscale import draw_kernel
+
+    out = np.empty((len(counter), 4), np.uint32)
+    both = np.uint64(key), np.uint64(stream)
+    draw_kernel.philox(out, np.ascontiguousarray(counter), *both, _ROUNDS)
+    return out
 
 
 def words(seed: int, purpose: str, ids: UInt64Array, stream: int = 0) -> UInt64Array:
@@ -99,7 +103,29 @@ def integers(
     >>> integers(0, "donor", np.arange(3, dtype=np.uint64), 10).tolist()
     [0, 6, 3]
     """
-    word = philox(digest64(seed, purpose), ids, stream)[:, 0].astype(np.uint64)
+    return _scaled(philox(digest64(seed, purpose), ids, stream), bound)
+
+
+def several(
+    seed: int, purpose: str, ids: UInt64Array, bound: npt.ArrayLike, streams: int
+) -> npt.NDArray[np.int64]:
+    """Return the `integers` of the streams from 0 on: (stream, id).
+
+    Examples
+    --------
+    >>> several(0, "donor", np.arange(3, dtype=np.uint64), 10, 2).tolist()
+    [[0, 6, 3], [2, 7, 7]]
+    """
+    key = digest64(seed, purpose)
+    found = np.empty((streams, len(ids)), np.int64)
+    make = _compiled_philox if found.size >= MANY else philox
+    for stream in range(streams):
+        found[stream] = _scaled(make(key, ids, stream), bound)
+    return found
+
+
+def _scaled(drawn: UInt32Array, bound: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    word = drawn[:, 0].astype(np.uint64)
     return ((word * np.asarray(bound, np.uint64)) >> _SHIFT).astype(np.int64)
 
 

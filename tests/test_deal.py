@@ -41,8 +41,8 @@ def deal(
         seed=seed,
         folds=folds,
         covered=True,
-        own_bits=np.zeros((len(cells), 1), np.uint8),
-        donor_bits=np.zeros((pool.protein.shape[1], 1), np.uint8),
+        own_bits=np.zeros((len(cells), 1), np.uint64),
+        donor_bits=np.zeros((pool.protein.shape[1], 1), np.uint64),
         plate_of=plate_of,
     )
 

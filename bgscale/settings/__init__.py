@@ -1,7 +1,8 @@
 """The background settings: who lends a background, and how it is put around the centre cell.
 
-A setting is a small frozen object, its parameters are data (`registry`). Donors are drawn or dealt
-(`donors`) and pasted (`compose`). Reading donors, cutting crops and preprocessing are others' work.
+A setting is a small frozen object, its parameters are data (`registry`). Donors are drawn
+(`donors`) or dealt (`dealing`), such as are covered well (`covering`), and pasted (`compose`).
+Reading donors, cutting crops and preprocessing are others' work.
 
 References
 ----------
@@ -16,18 +17,22 @@ from bgscale.settings.averaged import (
     spread_classes,
 )
 from bgscale.settings.compose import blocks, compose, compose_into, dilate, scaling
-from bgscale.settings.donors import (
+from bgscale.settings.covering import (
     RIM_PX,
+    best_covered,
+    pack,
+    uncovered_bits,
+    uncovered_px,
+)
+from bgscale.settings.dealing import deal_donors
+from bgscale.settings.donors import (
     Cells,
     Donors,
     Ints,
     Pool,
-    deal_donors,
+    draw_candidates,
     draw_donors,
-    pack,
     select_donors,
-    uncovered_bits,
-    uncovered_px,
 )
 from bgscale.settings.registry import SETTINGS, Setting, get_setting
 
@@ -40,11 +45,13 @@ __all__ = [
     "Ints",
     "Pool",
     "Setting",
+    "best_covered",
     "blocks",
     "compose",
     "compose_into",
     "deal_donors",
     "dilate",
+    "draw_candidates",
     "draw_donors",
     "draw_of_classes",
     "get_setting",

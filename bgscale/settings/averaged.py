@@ -8,7 +8,6 @@ class that is never behind it.
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from bgscale import draw
 from bgscale.settings.donors import Cells, Ints, Pool, draw_slots
@@ -62,9 +61,9 @@ def on_backgrounds(cells: Cells, *, backgrounds: int, seed: int, purpose: str) -
 
 
 def draw_of_classes(
-    cells: Cells, pool: Pool, localization: Ints, *, seed: int, purpose: str, candidate: int = 0
+    cells: Cells, pool: Pool, localization: Ints, *, seed: int, purpose: str, candidates: int = 1
 ) -> Ints:
-    """Return a donor of a given class for each cell: (cell,), int64, its slot; -1 where is none.
+    """Return donors of a given class for each cell: (candidate, cell), int64, slots; -1: none.
 
     Never of the cell's own protein; where the class has one protein only, of another field.
 
@@ -75,15 +74,8 @@ def draw_of_classes(
     localization : array (cell,), int64
     seed : int
     purpose : str
-    candidate : int
-        Number of the draw.
+    candidates : int
+        Draws.
     """
-    lone: npt.NDArray[np.bool_] = pool.of_one_protein
-    slot = np.full(len(cells), -1, np.int64)
-    for k in range(len(pool.sizes)):
-        rows = np.flatnonzero(localization == k)
-        if len(rows):
-            slot[rows] = draw_slots(
-                AVERAGED, cells.take(rows), pool, k, lone[k], seed, purpose, candidate
-            )
-    return slot
+    lone = pool.of_one_protein
+    return draw_slots(AVERAGED, cells, pool, localization, lone, seed, purpose, candidates)

@@ -1,7 +1,7 @@
 """Who lends a background: the choice of a donor bank, and of a donor for every cell.
 
-A donor is a function of (seed, purpose, cell id), or is dealt from a seeded deck to a fixed list of
-cells: never of batch, order or worker.
+A donor is a function of (seed, purpose, cell id): never of batch, order or worker. Experiment 1
+deals them instead: `dealing`.
 """
 
 from dataclasses import dataclass
@@ -9,19 +9,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 
 from bgscale import draw
-from bgscale.schema import CENTRE_CELL, Missing
+from bgscale.schema import Missing
 from bgscale.settings.registry import Setting
-
-RIM_PX = 2
-"""Blur lights a donor beyond its own centre cell, and tells its class as well."""
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
-Bits: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -170,13 +164,7 @@ def _of_protein(rows: Ints, field: Ints, quota: int, per_field: int) -> Ints:
 
 
 def draw_donors(
-    setting: Setting,
-    cells: Cells,
-    pool: Pool,
-    *,
-    seed: int,
-    candidate: int = 0,
-    plate_of: Ints | None = None,
+    setting: Setting, cells: Cells, pool: Pool, *, seed: int, plate_of: Ints | None = None
 ) -> Donors:
     """Draw one donor per cell.
 
@@ -188,8 +176,6 @@ def draw_donors(
     pool : Pool
         Of crops or of windows, as the setting's source says.
     seed : int
-    candidate : int
-        Number of the draw: the class stays, the donor of it is drawn anew.
     plate_of : array (field,), int64, optional
         Plate of each field code, for settings of the same plate; None: all are of one.
 
@@ -205,27 +191,52 @@ def draw_donors(
     draws from the classes that have donors there; where all have, it is the class that it draws
     from all plates.
     """
+    return draw_candidates(setting, cells, pool, seed=seed, plate_of=plate_of)[0]
+
+
+def draw_candidates(
+    setting: Setting,
+    cells: Cells,
+    pool: Pool,
+    *,
+    seed: int,
+    candidates: int = 1,
+    plate_of: Ints | None = None,
+) -> tuple[Donors, Ints]:
+    """Draw several donors per cell: `draw_donors`, again and again.
+
+    The class of the background stays; the donor of it is drawn anew.
+
+    Returns
+    -------
+    Donors
+        The first ones.
+    array (candidate, cell), int64
+        Slots of all, the first included; -1 where there is none, which is so for all or for none.
+    """
     lone = pool.of_one_protein
     allowed = cells.labels if setting.choice != "different" else ~cells.labels
-    if not _by_plate(setting, plate_of):
-        return _drawn(setting, cells, pool, allowed, lone, seed, candidate)
+    if not by_plate(setting, plate_of):
+        return _drawn(setting, cells, pool, allowed, lone, seed, candidates)
     assert plate_of is not None
     n = len(cells)
-    found = Donors(np.full(n, -1), np.full(n, -1), np.zeros(n, np.uint8))
+    localization, missing = np.full(n, -1), np.zeros(n, np.uint8)
+    every = np.full((candidates, n), -1)
     own_plate = plate_of[cells.field]
     for plate in np.unique(own_plate):
         rows = np.flatnonzero(own_plate == plate)
         there, slots = pool.on(int(plate), plate_of)
         offered = allowed[rows] & (there.sizes > 0)
-        drawn = _drawn(setting, cells.take(rows), there, offered, lone, seed, candidate)
+        own = cells.take(rows)
+        drawn, places = _drawn(setting, own, there, offered, lone, seed, candidates)
         absent = allowed[rows].any(1) & (drawn.missing == Missing.NO_DONOR)
-        found.missing[rows] = np.where(absent, Missing.NO_DONOR_ON_PLATE, drawn.missing)
-        found.localization[rows] = drawn.localization
-        found.slot[rows] = np.where(drawn.slot < 0, -1, slots[drawn.localization, drawn.slot])
-    return found
+        missing[rows] = np.where(absent, Missing.NO_DONOR_ON_PLATE, drawn.missing)
+        localization[rows] = drawn.localization
+        every[:, rows] = np.where(places < 0, -1, slots[drawn.localization, places])
+    return Donors(localization, every[0], missing), every
 
 
-def _by_plate(setting: Setting, plate_of: Ints | None) -> bool:
+def by_plate(setting: Setting, plate_of: Ints | None) -> bool:
     """Whether donors are to be found plate by plate."""
     return setting.same_plate and plate_of is not None and bool((plate_of != plate_of[:1]).any())
 
@@ -237,25 +248,20 @@ def _drawn(
     allowed: Bools,
     lone: Bools,
     seed: int,
-    candidate: int,
-) -> Donors:
-    """Draw a donor of an allowed class for each cell; `lone` are the classes of one protein."""
+    candidates: int,
+) -> tuple[Donors, Ints]:
+    """Draw donors of an allowed class for each cell; `lone` are the classes of one protein."""
     purpose = f"donor/{setting.source}/{setting.choice}"
-    n, classes = cells.labels.shape
-    missing = np.zeros(n, np.uint8)
+    missing = np.zeros(len(cells), np.uint8)
     if setting.source == "crop":
         missing[~cells.labels.any(1)] = Missing.NO_LABEL
     localization = _nth_true(allowed, seed, purpose + "/class", cells.ids)
     missing[(localization < 0) & (missing == 0)] = Missing.NO_DONOR
-    slot = np.full(n, -1, np.int64)
-    for k in range(classes):
-        rows = np.flatnonzero((localization == k) & (missing == 0))
-        if len(rows):
-            own, bound = cells.take(rows), lone[k]
-            slot[rows] = draw_slots(setting, own, pool, k, bound, seed, purpose, candidate)
-    missing[(slot < 0) & (missing == 0)] = Missing.NO_DONOR
+    asked = np.where(missing == 0, localization, -1)
+    slots = draw_slots(setting, cells, pool, asked, lone, seed, purpose, candidates)
+    missing[(slots[0] < 0) & (missing == 0)] = Missing.NO_DONOR
     localization[missing != 0] = -1
-    return Donors(localization, slot, missing)
+    return Donors(localization, slots[0], missing), slots
 
 
 def _nth_true(allowed: Bools, seed: int, purpose: str, ids: draw.UInt64Array) -> Ints:
@@ -270,21 +276,59 @@ def draw_slots(
     setting: Setting,
     cells: Cells,
     pool: Pool,
-    k: int,
-    lone: np.bool_,
+    localization: Ints,
+    lone: Bools,
     seed: int,
     purpose: str,
-    candidate: int,
+    candidates: int,
 ) -> Ints:
-    """Return a slot of class k per cell, outside its own protein (or field); -1: none is left."""
+    """Return slots of a class per cell, outside its own protein (or field).
+
+    Parameters
+    ----------
+    setting : Setting
+    cells : Cells
+    pool : Pool
+    localization : array (cell,), int64
+        Class that lends; -1: none does.
+    lone : array (localization,), bool
+        Classes of one protein.
+    seed : int
+    purpose : str
+    candidates : int
+
+    Returns
+    -------
+    array (candidate, cell), int64
+        -1 where none is left to lend.
+    """
+    first, skip, skipped, count = np.zeros((4, len(cells)), np.int64)
+    for k in np.unique(localization[localization >= 0]).tolist():
+        rows = np.flatnonzero(localization == k)
+        found = _openings(setting, cells.protein[rows], cells.field[rows], pool, k, lone=lone[k])
+        first[rows], skip[rows], skipped[rows], count[rows] = found
+    slots = draw.several(seed, purpose + "/slot", cells.ids, np.maximum(count, 0), candidates)
+    slots += first
+    slots += np.where(slots >= skip, skipped, 0)
+    return np.where(count > 0, slots, -1)
+
+
+def _openings(
+    setting: Setting, protein: Ints, field: Ints, pool: Pool, k: int, *, lone: np.bool_
+) -> tuple[Ints, Ints, Ints, Ints]:
+    """Return which slots of a class cells may draw, each (cell,), int64.
+
+    They begin at the first; from the second on some are skipped, as many as the third says; the
+    fourth is how many there are.
+    """
     size = int(pool.sizes[k])
     proteins, fields = pool.protein[k, :size], pool.field[k, :size]
-    low = np.searchsorted(proteins, cells.protein, "left")
-    high = np.searchsorted(proteins, cells.protein, "right")
+    low = np.searchsorted(proteins, protein, "left")
+    high = np.searchsorted(proteins, protein, "right")
     # within a protein's range the fields are sorted: a joint key finds the field's range
-    width = 1 + max(int(fields.max(initial=0)), int(cells.field.max(initial=0)))
+    width = 1 + max(int(fields.max(initial=0)), int(field.max(initial=0)))
     joint = proteins * width + fields
-    own = cells.protein * width + cells.field
+    own = protein * width + field
     field_low = np.searchsorted(joint, own, "left")
     field_high = np.searchsorted(joint, own, "right")
     if setting.choice == "protein":
@@ -294,113 +338,5 @@ def draw_slots(
         alone = lone & (high - low == size)
         skip_low = np.where(alone, field_low, low)
         skip_high = np.where(alone, field_high, high)
-    count = (last - first) - (skip_high - skip_low)
-    slot = first + draw.integers(
-        seed, purpose + "/slot", cells.ids, np.maximum(count, 0), candidate
-    )
-    slot += np.where(slot >= skip_low, skip_high - skip_low, 0)
-    return np.where(count > 0, slot, -1)
-
-
-def deal_donors(
-    setting: Setting,
-    cells: Cells,
-    pool: Pool,
-    *,
-    localization: int,
-    seed: int,
-    folds: int,
-    covered: bool,
-    own_bits: Bits,
-    donor_bits: Bits,
-    plate_of: Ints | None = None,
-) -> Donors:
-    """Deal donors of one class to the cells of experiment 1, no donor twice as far as they reach.
-
-    The folds of experiment 1 must not share backgrounds: a classifier that has seen a background
-    with one class takes a held-out crop on it for that class. Under `same` that is right, and under
-    `different`, where both classes of a pair draw on the same donors, wrong. So donors are dealt,
-    not drawn, and each donor to cells of one fold only, whatever their class. And what stays
-    visible of a donor's own centre cell tells its class too: of all ways to deal, the one is taken
-    that leaves the fewest such pixels, its blurred rim included (a linear assignment of cells to
-    the seeded deck).
-
-    Parameters
-    ----------
-    setting : Setting
-        One whose donors are crops or windows.
-    cells : Cells
-        In the order of the draw.
-    pool : Pool
-    localization : int
-        Class of the donors.
-    seed : int
-    folds : int
-        Of the cross-validation: successive parts of the cells, nearly equal.
-    covered : bool
-        False: dealt in the deck's order, whatever stays visible.
-    own_bits : array (cell, byte), uint8
-        Masks of the cells, from `pack`.
-    donor_bits : array (slot, byte), uint8
-        Those of the class's donors, with a rim of `RIM_PX`.
-    plate_of : array (field,), int64, optional
-        As in `draw_donors`.
-
-    Returns
-    -------
-    Donors
-    """
-    size, n = int(pool.sizes[localization]), len(cells)
-    proteins, fields = pool.protein[localization, :size], pool.field[localization, :size]
-    own = proteins == cells.protein[:, None]
-    here = own & (fields == cells.field[:, None])
-    if setting.choice == "protein":
-        allowed = own & ~here
-    else:
-        allowed = np.where(own.all(1)[:, None], ~here, ~own)
-    absent = Missing.NO_DONOR
-    if plate_of is not None and _by_plate(setting, plate_of):
-        allowed = allowed & (plate_of[fields] == plate_of[cells.field][:, None])
-        absent = Missing.NO_DONOR_ON_PLATE
-    purpose = f"deal/{setting.source}/{setting.choice}/{localization}"
-    deck = draw.order(seed, purpose, np.arange(size, dtype=np.uint64))
-    visible = np.zeros((n, size), np.float64)
-    if covered:
-        for i in range(n):
-            visible[i] = uncovered_bits(own_bits[i], donor_bits[deck])
-    allowed = allowed[:, deck]
-    of_fold = allowed & ((np.arange(n) * folds // n)[:, None] == np.arange(size) % folds)
-    # a small pool may have nobody for a cell in its fold
-    allowed = np.where(of_fold.any(1)[:, None], of_fold, allowed)
-    # dearer than any deal without a forbidden pair
-    cost = np.where(allowed, visible, 1 + n * (1 + visible.max(initial=0)))
-    slot = np.full(n, -1, np.int64)
-    waiting = np.flatnonzero(allowed.any(1))
-    while len(waiting):  # once, unless there are fewer donors than cells
-        row, place = linear_sum_assignment(cost[waiting])
-        given = allowed[waiting[row], place]
-        slot[waiting[row[given]]] = deck[place[given]]
-        waiting = np.delete(waiting, row[given])
-    missing = np.where(slot < 0, absent, Missing.PRESENT).astype(np.uint8)
-    return Donors(np.where(slot < 0, -1, localization), slot, missing)
-
-
-def pack(mask: npt.NDArray[np.uint8], *, rim_px: int = 0) -> Bits:
-    """Return the centre cells of masks (..., y, x), grown by a rim, as bits: (..., byte), uint8."""
-    cells = mask == CENTRE_CELL
-    if rim_px:
-        cells = ndimage.maximum_filter(cells, 2 * rim_px + 1, axes=(-2, -1))
-    return np.packbits(cells.reshape(*mask.shape[:-2], -1), axis=-1)
-
-
-def uncovered_bits(mask: Bits, donor_mask: Bits) -> Ints:
-    """Return `uncovered_px` of masks that `pack` has packed: (cell,), int64."""
-    return np.asarray(np.bitwise_count(donor_mask & ~mask).sum(-1, dtype=np.int64))
-
-
-def uncovered_px(
-    mask: npt.NDArray[np.uint8], donor_mask: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.int32]:
-    """Return how many pixels of the donor's own centre cell stay visible: (cell,), int32."""
-    visible = (donor_mask == CENTRE_CELL) & (mask != CENTRE_CELL)
-    return np.asarray(visible.sum((1, 2), dtype=np.int32))
+    skipped = skip_high - skip_low
+    return first, skip_low, skipped, (last - first) - skipped

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from bgscale import settings as swaps
 from bgscale.schema import Missing
 from bgscale.settings import AVERAGED, Setting
-from bgscale.stages.composing import Block, Swapped, best_covered
+from bgscale.stages.composing import Block, Swapped
 from bgscale.stages.job import Job
 
 View: TypeAlias = list[tuple[Setting, Swapped]]
@@ -69,16 +69,12 @@ def averaged(
         block.cells.ids, len(bank.pool.sizes), backgrounds=backgrounds, seed=seed, purpose=purpose
     ).ravel()
     cells = swaps.on_backgrounds(block.cells, backgrounds=backgrounds, seed=seed, purpose=purpose)
-    slots = (
-        swaps.draw_of_classes(
-            cells, bank.pool, localization, seed=seed, purpose=purpose, candidate=candidate
-        )
-        for candidate in range(job.config.donors.candidates)
-    )
+    slots = swaps.draw_of_classes(
+        cells, bank.pool, localization, seed=seed, purpose=purpose,
+        candidates=job.config.donors.candidates,
+    )  # fmt: skip
     own = np.tile(swaps.pack(block.mask), (backgrounds, 1))
-    slot = next(slots)
-    # who has no donor has none in any draw: its slots of -1 are never looked at
-    slot = best_covered(own, bank, localization, slot, slots)
+    slot = swaps.best_covered(own, bank.packed_with_rim, localization, slots)
     shape = backgrounds, len(block.cells)
     place = np.where(slot < 0, -1, localization * bank.ids.shape[1] + slot).reshape(shape)
     lacking = (place < 0).any(0) & (swapped.missing == Missing.PRESENT)

@@ -4,7 +4,7 @@ Synthetic crops are never stored, and never lie in memory all at once: what a ne
 composed from a block of crops and the donor bank, on the device where it is read.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,11 @@ class Block:
     def resident(self) -> dict[str, "Tensor"]:
         """What lies on a device already, by its name."""
         return {}
+
+    @cached_property
+    def packed(self) -> npt.NDArray[np.uint64]:
+        """The centre cells, as bits: (cell, word), uint64."""
+        return swaps.pack(self.mask)
 
     @cached_property
     def own_range(self) -> npt.NDArray[np.float32]:
@@ -125,45 +130,15 @@ def draw(job: Job, block: Block, setting: Setting, bank: Bank | None) -> Donors 
     """
     if bank is None:
         return None
-    seed = job.config.seed
-    plate_of = job.plate_of_field
-    drawn = swaps.draw_donors(setting, block.cells, bank.pool, seed=seed, plate_of=plate_of)
-    rows = np.flatnonzero(drawn.missing == Missing.PRESENT)
-    if setting.source != "crop" or not len(rows):
+    drawn, slots = swaps.draw_candidates(
+        setting, block.cells, bank.pool, seed=job.config.seed, plate_of=job.plate_of_field,
+        candidates=job.config.donors.candidates if setting.source == "crop" else 1,
+    )  # fmt: skip
+    if len(slots) == 1:
         return drawn
-    others = (
-        swaps.draw_donors(
-            setting, block.cells, bank.pool, seed=seed, candidate=candidate, plate_of=plate_of
-        ).slot[rows]
-        for candidate in range(1, job.config.donors.candidates)
-    )
-    slot = drawn.slot.copy()
-    own = swaps.pack(block.mask[rows])
-    slot[rows] = best_covered(own, bank, drawn.localization[rows], slot[rows], others)
-    return Donors(drawn.localization, slot, drawn.missing)
-
-
-def best_covered(
-    own: npt.NDArray[np.uint8], bank: Bank, k: Ints, slot: Ints, others: Iterable[Ints]
-) -> Ints:
-    """Return, of several donors of each cell, the one that it covers best, the first of several.
-
-    Parameters
-    ----------
-    own : array (cell, byte), uint8
-        Masks of the cells, from `settings.pack`.
-    bank : Bank
-    k, slot : array (cell,), int64
-        Class of all donors of a cell, and the first one's slot.
-    others : iterable of array (cell,), int64
-        Slots of the others.
-    """
-    slot, fewest = slot.copy(), swaps.uncovered_bits(own, bank.packed_with_rim[k, slot])
-    for again in others:
-        uncovered = swaps.uncovered_bits(own, bank.packed_with_rim[k, again])
-        better = uncovered < fewest
-        slot[better], fewest[better] = again[better], uncovered[better]
-    return slot
+    k = drawn.localization
+    slot = swaps.best_covered(block.packed, bank.packed_with_rim, k, slots)
+    return Donors(k, slot, drawn.missing)
 
 
 def swap(block: Block, setting: Setting, bank: Bank | None, drawn: Donors | None) -> Swapped:
@@ -178,8 +153,8 @@ def swap(block: Block, setting: Setting, bank: Bank | None, drawn: Donors | None
         rows = np.flatnonzero(missing == Missing.PRESENT)
         lent = drawn.localization[rows], drawn.slot[rows]
         donor[rows], donor_class[rows] = bank.ids[lent], drawn.localization[rows]
-        own = block.dilated(setting.dilate_px).mask[rows]
-        uncovered[rows] = swaps.uncovered_px(own, bank.mask[lent])
+        own = block.dilated(setting.dilate_px).packed[rows]
+        uncovered[rows] = swaps.uncovered_bits(own, bank.packed[lent])
         place[rows] = np.ravel_multi_index(lent, bank.ids.shape)
     return Swapped(missing, donor, donor_class, uncovered, place, image)
 

@@ -311,12 +311,12 @@ class Bank:
         return {}
 
     @cached_property
-    def packed(self) -> npt.NDArray[np.uint8]:
-        """Their own centre cells, as bits: (localization, slot, byte), uint8."""
+    def packed(self) -> npt.NDArray[np.uint64]:
+        """Their own centre cells, as bits: (localization, slot, word), uint64."""
         return pack(self.mask)
 
     @cached_property
-    def packed_with_rim(self) -> npt.NDArray[np.uint8]:
+    def packed_with_rim(self) -> npt.NDArray[np.uint64]:
         """The same with the rim that their blur lights."""
         return pack(self.mask, rim_px=RIM_PX)
 
