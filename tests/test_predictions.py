@@ -9,7 +9,7 @@ import pytest
 from screens import config_of
 from test_proportions import assert_same_bits
 
-from bgscale import open_results
+from bgscale import open_results, results
 from bgscale import proportions as pr
 from bgscale.config import RunConfig
 from bgscale.distribute.units import Unit
@@ -109,18 +109,18 @@ def test_every_shards_features_are_read_once(
     run = Run.from_config(config)
     run.execute(until="classifiers")
     reads: list[tuple[str, Any]] = []
-    plain, rows = Store.read, Store.read_rows
+    plain = Store.read
 
     def read(self: Store, name: str, *selection: Any) -> Any:
         reads.append((name, selection))
         return plain(self, name, *selection)
 
-    def read_rows(self: Store, name: str, wanted: Any, *at: Any) -> Any:
-        reads.append((name, at))
-        return rows(self, name, wanted, *at)
+    def rows_of(array: Any, wanted: Any, *at: Any) -> Any:
+        reads.append((array.name, at))
+        return results.rows_of(array, wanted, *at)
 
     monkeypatch.setattr(Store, "read", read)
-    monkeypatch.setattr(Store, "read_rows", read_rows)
+    monkeypatch.setattr(proportions, "rows_of", rows_of)
     run.execute(until="reliability")
     of_features = [where for name, where in reads if name.endswith("/profile/embedding")]
     shards = len(next(s for s in run.stages if s.name == "predict/tiny/crops").units(run._job))
@@ -194,7 +194,7 @@ def test_a_unit_of_proteins_reads_the_plates_that_hold_them(
     assert Counter(asked) == {"P1": 1, "P2": 1}
     # which proteins it has is asked once, however many units there are
     slots = "plates/P2/predictions/tiny/sums"
-    assert of_other == {f"{slots}/protein": 1, f"{slots}/field_protein": 1}
+    assert of_other == {f"{slots}/{code}": 1 for code in ("protein", "field_protein", "field")}
 
 
 def test_what_all_units_of_shifts_need_is_read_once(

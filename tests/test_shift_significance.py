@@ -24,8 +24,8 @@ def chance(seed, count):
 
 
 def test_draws_are_standard_normal_independent_and_functions_of_names():
-    normal, score = pr.Draws(0, "m", "P", 3).block(0)
-    rows = np.vstack([normal, score])
+    normal, places = pr.Draws(0, "m", "P", 3).block(0)
+    rows = np.vstack([normal, places.interpolated(significance._SCORES)])
     assert stats.kstest(rows.ravel(), "norm").pvalue > 0.01
     assert abs(np.corrcoef(rows) - np.eye(4)).max() < 0.05
     np.testing.assert_array_equal(normal, pr.Draws(0, "m", "P", 3).block(0)[0])
@@ -33,6 +33,14 @@ def test_draws_are_standard_normal_independent_and_functions_of_names():
         assert (other.block(0)[0] != normal).all()
     later = pr.Draws(0, "m", "P", 3)
     assert (later.block(1)[0] != normal).all()
+
+
+def test_scales_are_interpolated_as_numpy_does():
+    score = np.random.default_rng(0).normal(scale=3, size=1000)
+    found = significance._Places.of(score).interpolated(significance._scales(3.0))
+    grid = significance._SCORES
+    assert (np.abs(score) > grid[-1]).any()
+    np.testing.assert_allclose(found, np.interp(score, grid, significance._scales(3.0)), rtol=1e-12)
 
 
 @pytest.mark.parametrize("df", [1.5, 4.7, 1e6])

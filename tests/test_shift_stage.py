@@ -130,7 +130,8 @@ def test_confusions_by_background_are_those_of_single_class_cells_under_differen
 def test_units_and_shards_of_proteins_change_nothing(
     screen: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (pooling, proportions, shifts):
+    monkeypatch.setattr(proportions, "PROTEINS_A_CHUNK", 3)
+    for module in (pooling, shifts):
         monkeypatch.setattr(module, "PROTEINS_A_UNIT", 3)
     config = config_of(screen, tmp_path, **SIZES)
     Run.from_config(config).execute()

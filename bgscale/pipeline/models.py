@@ -171,7 +171,7 @@ def _of_proteins(name: str, told: Sequence[str], order: Order) -> str:
         f"{name}: proportions of each protein",
         lambda j: proportions.create_proportions(j, name),
         lambda j: len(j.proteins),
-        lambda _: proportions.PROTEINS_A_UNIT,
+        lambda j: proportions.proteins_a_unit(len(j.proteins)),
     )
     order.add(
         order.named("reliability", name, told),

@@ -42,7 +42,7 @@ VERSIONS = {
     "controls": 1,
     "classifiers": 1,
     "predict": 2,
-    "proportions": 2,
+    "proportions": 3,
     "reliability": 1,
     "pooled": 2,
     "shifts": 3,

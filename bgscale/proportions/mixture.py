@@ -8,7 +8,7 @@ priors; the shares that maximise the likelihood of all cells follow by expectati
 import numpy as np
 import numpy.typing as npt
 
-from bgscale.proportions.classifier import FloatArray, one_thread
+from bgscale.proportions.classifier import FloatArray
 
 STEPS = 1000
 TOLERANCE = 1e-7
@@ -42,11 +42,14 @@ def mixture(posterior: npt.ArrayLike) -> FloatArray:
     p = np.asarray(posterior, np.float64)
     if not len(p):
         return np.full(p.shape[1], np.nan)
-    share = np.full(p.shape[1], 1 / p.shape[1])
-    with one_thread():
-        for _ in range(STEPS):
-            before, share = share, share * ((1 / (p @ share)) @ p) / len(p)
-            if np.abs(share - before).max() < TOLERANCE:
-                break
+    # compiled when first used: it takes a second to load
+    from bgscale.proportions.mixture_kernel import LANES, maximise
+
+    n, k = p.shape
+    whole = np.zeros((-(-n // LANES) * LANES, k))
+    whole[:n] = p
+    side_by_side = np.ascontiguousarray(whole.reshape(-1, LANES, k).swapaxes(1, 2))
+    share = np.full(k, 1 / k)
+    maximise(share, side_by_side, n, STEPS, TOLERANCE)
     found: FloatArray = share / share.sum()
     return found

@@ -49,20 +49,20 @@ class Draws:
     def __init__(self, seed: int, model: str, protein: str, size: int) -> None:
         self.key = digest64(seed, "shift", model, protein)
         self.size = size
-        self._blocks: dict[int, tuple[FloatArray, FloatArray]] = {}
+        self._blocks: dict[int, tuple[FloatArray, _Places]] = {}
 
-    def block(self, number: int) -> tuple[FloatArray, FloatArray]:
-        """Return normals (localization, draw) and the normal scores (draw,) of their scale."""
+    def block(self, number: int) -> "tuple[FloatArray, _Places]":
+        """Return normals (localization, draw), and where the scores of their scale lie."""
         if number not in self._blocks:
             rows = -(-(self.size + 1) // 2)
             counter = np.arange(rows * BLOCK, dtype=np.uint64)
-            words = philox(self.key, counter, number).astype(np.uint64)
-            pairs = ((words[:, ::2] << np.uint64(32) | words[:, 1::2]) >> np.uint64(11)).T
+            words = philox(self.key, counter, number).T.astype(np.uint64, order="C")
+            pairs = (words[::2] << np.uint64(32) | words[1::2]) >> np.uint64(11)
             first, second = (pairs + 0.5) * 2.0**-53
             radius, angle = np.sqrt(-2 * np.log(first)), 2 * np.pi * second
             normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
             normal = normal.reshape(2 * rows, BLOCK)
-            self._blocks[number] = normal[: self.size], normal[self.size]
+            self._blocks[number] = normal[: self.size], _Places.of(normal[self.size])
         return self._blocks[number]
 
 
@@ -193,8 +193,10 @@ def _interval(
 
 def _errors(source: Draws, number: int, root: FloatArray, df: float) -> FloatArray:
     """Return a block of draws of a multivariate t: (localization, draw)."""
-    normal, score = source.block(number)
-    return np.asarray((root @ normal) * np.interp(score, _SCORES, _scales(df)))
+    normal, places = source.block(number)
+    error = root @ normal
+    error *= places.interpolated(_scales(df))
+    return np.asarray(error)
 
 
 def _divergences(middle: FloatArray, shift: FloatArray, error: FloatArray) -> FloatArray:
@@ -226,6 +228,29 @@ def _root(covariance: FloatArray) -> FloatArray:
 
 
 _SCORES = np.linspace(-6.5, 6.5, 261)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where normal scores lie among `_SCORES`: found once, for scales of all degrees of freedom.
+
+    `before` is the number of the one before (draw,), `beyond` how far beyond it a score lies.
+    """
+
+    before: npt.NDArray[np.int64]
+    beyond: FloatArray
+
+    @classmethod
+    def of(cls, score: FloatArray) -> "_Places":
+        """Find the places of some scores (draw,)."""
+        score = np.clip(score, _SCORES[0], _SCORES[-1])
+        before = np.minimum(np.searchsorted(_SCORES, score, "right") - 1, len(_SCORES) - 2)
+        return cls(before, score - _SCORES[before])
+
+    def interpolated(self, values: FloatArray) -> FloatArray:
+        """Return values at `_SCORES` as they are at these scores (draw,): as `numpy.interp`."""
+        slope = np.diff(values) / np.diff(_SCORES)
+        return np.asarray(slope[self.before] * self.beyond + values[self.before])
 
 
 @functools.lru_cache(maxsize=64)

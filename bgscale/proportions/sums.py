@@ -285,8 +285,10 @@ def correct_proportions(mean_softmax: npt.ArrayLike, confusions: npt.ArrayLike) 
     rows = m.reshape(-1, m.shape[-1])
     out = np.full(rows.shape, np.nan)
     wanted = np.append(np.zeros(len(c)), 1.0)
+    system = np.ones((len(wanted), len(known)))
     for i in np.flatnonzero(np.isfinite(rows).all(axis=1)):
-        q = nnls(np.vstack([c[known].T - rows[i][:, None], np.ones(len(known))]), wanted)[0]
+        np.subtract(c[known].T, rows[i][:, None], out=system[:-1])
+        q = nnls(system, wanted)[0]
         out[i] = 0.0
         out[i, known] = q / q.sum()
     return out.reshape(m.shape)

@@ -2,6 +2,6 @@
 
 from bgscale.results.foreign import new_group
 from bgscale.results.opening import location_of, open_results
-from bgscale.results.store import INNER_CELLS, Store
+from bgscale.results.store import INNER_CELLS, Store, rows_of
 
-__all__ = ["INNER_CELLS", "Store", "location_of", "new_group", "open_results"]
+__all__ = ["INNER_CELLS", "Store", "location_of", "new_group", "open_results", "rows_of"]

@@ -234,18 +234,8 @@ class Store:
         return np.asarray(self.array(name)[selection or ...])
 
     def read_rows(self, name: str, rows: npt.NDArray[np.int64], *at: int) -> npt.NDArray[Any]:
-        """Return rows of an array, in any order; rows that lie together are read as one block.
-
-        `at` is where on the dims that follow; of all others there is everything.
-        """
-        array = self.array(name)
-        if not len(rows):
-            return np.empty((0, *array.shape[1 + len(at) :]), array.dtype)
-        first, last = int(rows.min()), int(rows.max()) + 1
-        if last - first <= DENSE * len(rows):
-            return np.asarray(array[(slice(first, last), *at)])[rows - first]
-        unique, place = np.unique(rows, return_inverse=True)
-        return np.asarray(array.oindex[(unique, *at)])[place]
+        """Return rows of an array: `rows_of`."""
+        return rows_of(self.array(name), rows, *at)
 
     def write(self, name: str, region: Region, data: npt.NDArray[Any]) -> list[str]:
         """Write whole shards; return the files written, relative to the store.
@@ -302,6 +292,20 @@ class Store:
             self.place.delete(files)
             array[place] = data
         return files
+
+
+def rows_of(array: Any, rows: npt.NDArray[np.int64], *at: int) -> npt.NDArray[Any]:
+    """Return rows of an opened array, in any order; such as lie together are read as one block.
+
+    `at` is where on the dims that follow; of all others there is everything.
+    """
+    if not len(rows):
+        return np.empty((0, *array.shape[1 + len(at) :]), array.dtype)
+    first, last = int(rows.min()), int(rows.max()) + 1
+    if last - first <= DENSE * len(rows):
+        return np.asarray(array[(slice(first, last), *at)])[rows - first]
+    unique, place = np.unique(rows, return_inverse=True)
+    return np.asarray(array.oindex[(unique, *at)])[place]
 
 
 def _metadata(node: str) -> str:

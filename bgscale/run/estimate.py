@@ -19,7 +19,8 @@ from bgscale.stages.embedding import cells_at_once, model_of, shards_a_unit
 from bgscale.stages.gathering import found_columns
 from bgscale.stages.grid import grid_problems
 from bgscale.stages.job import Job
-from bgscale.stages.proportions import PROTEINS_A_UNIT
+from bgscale.stages.pooling import PROTEINS_A_UNIT
+from bgscale.stages.proportions import proteins_a_unit
 
 CELLS_PER_MEGAPIXEL = 250
 """Assumed where fields are not segmented yet: real wells of yeast hold 200 to 300."""
@@ -296,7 +297,7 @@ def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
     proteins, everyone = len(job.screen.proteins), sum(sizes.cells.values())
     sums = 2 * settings * proteins * classes * (classes + 2 * section.replicates + 20) * 8
     if kind == "proportions":
-        units = -(-proteins // PROTEINS_A_UNIT)
+        units = -(-proteins // proteins_a_unit(proteins))
         # of its cells, one fit and setting at a time; of their sums, three copies
         memory = 20 * everyone + 8 * classes * everyone // units + 3 * sums // units
         return Need(units, sums, 11 * units, memory)

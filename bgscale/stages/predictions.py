@@ -9,6 +9,7 @@ the most proteins (or fields) needs, in the order of the codes.
 from collections.abc import Iterator
 from dataclasses import fields as fields_of
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -232,7 +233,7 @@ def shards_with(
     job: Job, name: str, start: int, stop: int
 ) -> Iterator[tuple[str, int, slice, slice]]:
     """Yield plate, shard, and the slots in which proteins from `start` to before `stop` lie."""
-    for plate, (protein, owner) in _proteins_of(job, name).items():
+    for plate, (protein, owner, _) in _codes_of(job, name).items():
         wanted = (protein >= start) & (protein < stop)
         for shard in np.flatnonzero(wanted.any(axis=1)).tolist():
             by = (wanted[shard], (owner[shard] >= start) & (owner[shard] < stop))
@@ -241,39 +242,52 @@ def shards_with(
 
 
 @lru_cache(maxsize=2)
-def _proteins_of(job: Job, name: str) -> dict[str, tuple[Ints, Ints]]:
-    """Return, by plate, the protein of each slot of its sums, and of each slot by field.
+def _codes_of(job: Job, name: str) -> dict[str, tuple[Ints, Ints, Ints]]:
+    """Return, by plate, who lies in each slot of its sums: `_KEYS`, each (shard, slot).
 
     Kept: every unit of proteins asks every plate.
     """
-    return {
-        plate: (job.store.read(f"{node}/protein"), job.store.read(f"{node}/field_protein"))
-        for plate in job.plates
-        for node in [f"{node_of(plate, name)}/sums"]
-    }
+    found = {}
+    for plate in job.plates:
+        node = f"{node_of(plate, name)}/sums"
+        protein, owner, field = (job.store.read(f"{node}/{variable}") for variable in _KEYS)
+        found[plate] = protein, owner, field
+    return found
 
 
 def read_sums(
-    job: Job, name: str, plate: str, shard: int, proteins: slice, groups: slice
-) -> list[ProportionState]:
-    """Return the sums that a shard adds to some proteins, by fit; with the codes of all fields."""
-    node = f"{node_of(plate, name)}/sums"
-    whole = slice(None)
-    by_protein = job.store.read(f"{node}/protein", shard, proteins).astype(np.int64)
-    owner, field = (
-        job.store.read(f"{node}/{v}", shard, groups).astype(np.int64) for v in _KEYS[1:]
-    )
-    group = np.stack([owner, field + job.first_fields[plate]], axis=1)
-    values = {
-        f.name: job.store.read(
-            f"{node}/{f.name}", shard, whole, whole, groups if f.name in _BY_FIELD else proteins
-        )
-        for f in fields_of(ProportionState)[2:]
-    }
-    return [
-        ProportionState(by_protein, group, **{v: array[f] for v, array in values.items()})
-        for f in range(len(FITS))
-    ]
+    job: Job, name: str, start: int, stop: int
+) -> Iterator[tuple[str, list[ProportionState]]]:
+    """Yield plate and sums, by fit, of each shard with proteins from `start` to before `stop`.
+
+    The codes of fields are those of all plates.
+    """
+    variables = [f.name for f in fields_of(ProportionState)[2:]]
+    shards = shards_with(job, name, start, stop)
+    for plate, of_plate in groupby(shards, key=lambda found: found[0]):
+        node = f"{node_of(plate, name)}/sums"
+        arrays = {variable: job.store.array(f"{node}/{variable}") for variable in variables}
+        codes = _codes_of(job, name)[plate]
+        for _, shard, proteins, groups in of_plate:
+            where = proteins, groups, groups
+            by_protein, owner, field = (
+                values[shard, span].astype(np.int64)
+                for values, span in zip(codes, where, strict=True)
+            )
+            group = np.stack([owner, field + job.first_fields[plate]], axis=1)
+            values = {
+                v: np.asarray(array[shard, :, :, groups if v in _BY_FIELD else proteins])
+                for v, array in arrays.items()
+            }
+            yield (
+                plate,
+                [
+                    ProportionState(
+                        by_protein, group, **{v: array[f] for v, array in values.items()}
+                    )
+                    for f in range(len(FITS))
+                ],
+            )
 
 
 def read_counts(

@@ -12,14 +12,29 @@ import numpy.typing as npt
 from bgscale import proportions as kernels
 from bgscale.distribute.units import Unit
 from bgscale.proportions import ProportionState
-from bgscale.proportions.classifier import one_thread
-from bgscale.stages.cells import Done
+from bgscale.results import rows_of
+from bgscale.stages.cells import MIN_SHARDS, Done
 from bgscale.stages.classifiers import FITS, evaluated, groups_of
 from bgscale.stages.embedding import provenance
 from bgscale.stages.job import Job
-from bgscale.stages.predictions import node_of, read_sums, shards_with
+from bgscale.stages.predictions import node_of, read_sums
 
-PROTEINS_A_UNIT = 64
+PROTEINS_A_CHUNK = 64
+CHUNKS_A_UNIT = 8
+
+
+def proteins_a_unit(proteins: int) -> int:
+    """Return how many proteins a unit gathers: whole chunks, fewer on small screens.
+
+    A unit reads all plates that any of its proteins lies on, which on a large screen may be most.
+
+    Examples
+    --------
+    >>> [proteins_a_unit(n) for n in (50, 1000, 4000, 100_000)]
+    [64, 64, 192, 512]
+    """
+    chunks = proteins // (MIN_SHARDS * PROTEINS_A_CHUNK)
+    return PROTEINS_A_CHUNK * min(max(chunks, 1), CHUNKS_A_UNIT)
 
 
 def create_proportions(job: Job, name: str) -> None:
@@ -61,7 +76,7 @@ def create_proportions(job: Job, name: str) -> None:
             f"{node}/{variable}",
             {**dims, **more},
             dtype,
-            chunk={"protein": PROTEINS_A_UNIT},
+            chunk={"protein": PROTEINS_A_CHUNK},
             fill=float("nan") if dtype == "float64" else 0,
             units=units,
             long_name=text,
@@ -74,14 +89,12 @@ def proportions(job: Job, unit: Unit) -> Done:
     zero = ProportionState.zero(
         len(job.settings), len(job.classes), job.config.proportions.replicates
     )
-    states = [zero] * len(FITS)
-    shards = list(shards_with(job, name, unit.start, unit.stop))
-    for where in shards:
-        found = read_sums(job, name, *where)
-        states = [a + b for a, b in zip(states, found, strict=True)]
-    plates = list(dict.fromkeys(plate for plate, *_ in shards))
-    with one_thread():
-        mixtures = _mixtures(job, name, unit, plates)
+    plates, found = [], [[zero] * len(FITS)]
+    for plate, of_shard in read_sums(job, name, unit.start, unit.stop):
+        plates.append(plate)
+        found.append(of_shard)
+    states = [_added(of_fit) for of_fit in zip(*found, strict=True)]
+    mixtures = _mixtures(job, name, unit, list(dict.fromkeys(plates)))
     out: dict[str, npt.NDArray[Any]] = {"mixture": mixtures}
     for f, state in enumerate(states):
         for variable, values in _dense(state, unit, job, name).items():
@@ -94,6 +107,14 @@ def proportions(job: Job, unit: Unit) -> Done:
     return files, {"cells": int(states[0].n[0].sum())}
 
 
+def _added(states: Sequence[ProportionState]) -> ProportionState:
+    """Return the sums over all, added by twos: one by one the whole would be copied each time."""
+    if len(states) == 1:
+        return states[0]
+    half = len(states) // 2
+    return _added(states[:half]) + _added(states[half:])
+
+
 def _mixtures(job: Job, name: str, unit: Unit, plates: Sequence[str]) -> npt.NDArray[np.float64]:
     """Return the mixture of each protein of a unit: (fit, setting, protein, localization).
 
@@ -102,7 +123,7 @@ def _mixtures(job: Job, name: str, unit: Unit, plates: Sequence[str]) -> npt.NDA
     """
     shape = len(FITS), len(job.settings), unit.stop - unit.start, len(job.classes)
     out = np.full(shape, np.nan)
-    rows, owner = {}, []
+    rows, owner = [], []
     if not plates:
         return out
     for plate in plates:
@@ -110,19 +131,14 @@ def _mixtures(job: Job, name: str, unit: Unit, plates: Sequence[str]) -> npt.NDA
         own = evaluated(table)
         protein = table.cells.protein[own]
         own = own[(protein >= unit.start) & (protein < unit.stop)]
-        rows[plate] = own
+        rows.append((job.store.array(f"{node_of(plate, name)}/probability"), own))
         owner.append(table.cells.protein[own])
     # cells of a protein in the order of plates and rows, whatever the shards
     protein = np.concatenate(owner)
     order = np.argsort(protein, kind="stable")
     codes, starts = np.unique(protein[order], return_index=True)
     for f, s in np.ndindex(shape[:2]):
-        softmax = np.concatenate(
-            [
-                job.store.read_rows(f"{node_of(plate, name)}/probability", own, f, s)
-                for plate, own in rows.items()
-            ]
-        )
+        softmax = np.concatenate([rows_of(array, own, f, s) for array, own in rows])
         for code, cells in zip(codes, np.split(order, starts[1:]), strict=True):
             mine = softmax[cells]
             present = np.isfinite(mine).all(axis=1)

@@ -4,6 +4,7 @@
 *Discoveries* needs every p: the false discovery rate over proteins.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from bgscale import proportions as kernels
 from bgscale.distribute.units import Unit
-from bgscale.proportions import Confusions, Pooled, ProportionState, ShiftReason
+from bgscale.proportions import Confusions, Pooled, ProportionState, ShiftReason, Shifts
 from bgscale.proportions.classifier import one_thread
 from bgscale.stages.cells import Done
 from bgscale.stages.classifiers import FITS
@@ -128,18 +129,22 @@ def shifts(job: Job, unit: Unit) -> Done:
     out |= {v: np.full((*shape, len(job.classes)), np.nan) for v in _BY_LOCALIZATION}
     out |= {v: np.zeros(shape, np.int64) for v in _COUNTS}
     out["reason"] = np.full(shape, ShiftReason.NO_CELLS, np.uint8)
+    states = [read_state(job, name, f, unit.start, unit.stop) for f in range(len(FITS))]
+    # a cell is scored by both fits, so that they have the same proteins
+    codes = states[0].protein
     untested = 0
-    with one_thread():
-        for f in range(len(FITS)):
-            state = read_state(job, name, f, unit.start, unit.stop)
-            if not len(state.protein):
-                continue
-            here = {v: values[f][:, state.protein - unit.start] for v, values in out.items()}
-            _test(job, name, f, state, here)
-            _bound(job, name, f, state, here)
-            for v, values in here.items():
-                out[v][f][:, state.protein - unit.start] = values
-            untested += int((here["draws"][1:] == 0).sum())
+    if len(codes):
+        with one_thread():
+            here = [
+                {v: values[f][:, codes - unit.start] for v, values in out.items()}
+                for f in range(len(FITS))
+            ]
+            _test(job, name, states, here)
+            for f, of_fit in enumerate(here):
+                _bound(job, name, f, states[f], of_fit)
+        for v, values in out.items():
+            values[:, :, codes - unit.start] = np.stack([of_fit[v] for of_fit in here])
+        untested = sum(int((of_fit["draws"][1:] == 0).sum()) for of_fit in here)
     region = [(0, len(FITS)), (0, len(job.settings)), (unit.start, unit.stop)]
     files = []
     for variable, values in out.items():
@@ -148,12 +153,36 @@ def shifts(job: Job, unit: Unit) -> Done:
 
 
 def _test(
-    job: Job, name: str, f: int, state: ProportionState, out: dict[str, npt.NDArray[Any]]
+    job: Job,
+    name: str,
+    states: Sequence[ProportionState],
+    out: Sequence[dict[str, npt.NDArray[Any]]],
 ) -> None:
-    """Fill in divergences, tests and their reasons: (setting, protein)."""
+    """Fill in divergences, tests and their reasons: (setting, protein), by fit."""
     section = job.config.shifts
+    estimated = [
+        _estimated(job, name, f, s, o) for f, (s, o) in enumerate(zip(states, out, strict=True))
+    ]
+    for i, code in enumerate(states[0].protein):
+        # dear, and the same for all fits and settings
+        source = kernels.Draws(job.config.seed, name, job.proteins[code], len(job.classes))
+        for found, of_fit in zip(estimated, out, strict=True):
+            for s in range(1, len(job.settings)):
+                tested = found.assess(s, i, source, tau=section.tau, draws=section.draws)
+                if tested is None:
+                    continue
+                of_fit["p"][s, i], of_fit["p_substantial"][s, i] = tested.p, tested.p_substantial
+                of_fit["kl_low"][s, i], of_fit["kl_high"][s, i] = tested.low, tested.high
+                of_fit["kl_corrected"][s, i] = of_fit["kl"][s, i] - tested.null_mean
+                of_fit["draws"][s, i] = tested.draws
+
+
+def _estimated(
+    job: Job, name: str, f: int, state: ProportionState, out: dict[str, npt.NDArray[Any]]
+) -> Shifts:
+    """Return the shifts of one fit, and fill in what is known without a test."""
     prior = Pooled(*(job.store.read(f"pooled/{name}/shift_{part}", f) for part in POOLED))
-    found = kernels.estimate_shifts(state, prior, min_cells=section.min_cells)
+    found = kernels.estimate_shifts(state, prior, min_cells=job.config.shifts.min_cells)
     final = found.proportions
     out["kl"][:] = kernels.kl_divergence(final.baseline, final.mean)
     out["jensen_shannon"][:] = kernels.jensen_shannon(final.baseline, final.mean)
@@ -164,16 +193,7 @@ def _test(
     known = np.isin(found.reason, kernels.TESTED)
     spread = np.sqrt(np.trace(found.covariance, axis1=-2, axis2=-1))
     out["standard_error"][known], out["df"][known] = spread[known], found.df[known]
-    for i, code in enumerate(state.protein):
-        source = kernels.Draws(job.config.seed, name, job.proteins[code], len(job.classes))
-        for s in range(1, len(job.settings)):
-            tested = found.assess(s, i, source, tau=section.tau, draws=section.draws)
-            if tested is None:
-                continue
-            out["p"][s, i], out["p_substantial"][s, i] = tested.p, tested.p_substantial
-            out["kl_low"][s, i], out["kl_high"][s, i] = tested.low, tested.high
-            out["kl_corrected"][s, i] = out["kl"][s, i] - tested.null_mean
-            out["draws"][s, i] = tested.draws
+    return found
 
 
 def _bound(
