@@ -37,7 +37,7 @@ from bgscale.settings import (
     spread_classes,
 )
 from bgscale.stages.averaging import averaged, mean, views
-from bgscale.stages.composing import Batches
+from bgscale.stages.batches import Batches
 from bgscale.stages.embedding import _read_and_swap, features
 from bgscale.stages.job import Job
 

@@ -12,14 +12,16 @@ from screens import config_of
 from bgscale import open_results
 from bgscale.distribute.listener import Silent
 from bgscale.models import load_model
+from bgscale.models.engine import Engine
 from bgscale.results import Store
 from bgscale.run import Run
 from bgscale.schema import CENTRE_CELL
-from bgscale.settings import SETTINGS, compose_into, scaling
+from bgscale.settings import SETTINGS, compose_into, device, scaling
 from bgscale.settings.device import composed, counts, to_device
 from bgscale.stages import embedding
-from bgscale.stages.composing import Batches
-from bgscale.stages.embedding import _read_and_swap, ahead
+from bgscale.stages.batches import Batches, resident
+from bgscale.stages.composing import bank_of
+from bgscale.stages.embedding import _read_and_swap, ahead, features
 from bgscale.stages.job import Job
 
 CPU = torch.device("cpu")
@@ -147,6 +149,48 @@ def test_original_is_embedded_once_a_cell(small_screen, tmp_path, monkeypatch):
     run.execute(until="embed")
     usable = int((run.store.read("plates/crops/cells/reason") == 0).sum())
     assert sum(n for name, n in made if name == "original") == usable
+
+
+def test_a_device_is_sent_everything_once_a_block_and_asked_once(job, monkeypatch):
+    """On torch's device of shapes alone: what went through the host would fail."""
+    sent, asked = [], []
+    send = device.to_device
+
+    def sending(values, there):
+        sent.append(values.nbytes)
+        return send(values, there)
+
+    def asking(tensor):
+        asked.append(tuple(tensor.shape))
+        return torch.zeros(tensor.shape)
+
+    monkeypatch.setattr(device, "to_device", sending)
+    monkeypatch.setattr(torch.Tensor, "cpu", asking)
+    plain = load_model("tiny")
+    settings = [SETTINGS[n] for n in ("original", "same", "different", "cell_free", "masked")]
+    times = {}
+    for micro_batch in (8, 32):
+        engine = Engine(device="meta", precision="bfloat16", micro_batch=micro_batch)
+        model = plain.on(engine)
+        channels = job.role_indices(model.spec.channels, who="")
+        block, wanted = _read_and_swap(job, model, "crops", settings, slice(0, 64))
+        for bank in {id(b): b for s in settings if (b := bank_of(job, s))}.values():
+            resident(bank.resident, model.device, image=bank.donors)
+        sent.clear(), asked.clear()
+        of_layer = features(job, model, block, wanted, channels)
+        assert [len(of) for of in of_layer] == [len(model.spec.layers)] * len(settings)
+        # unmasked settings are one row of crops, the masked one another
+        assert len(asked) == 2 * len(model.spec.layers)
+        assert sum(shape[0] for shape in asked) == len(model.spec.layers) * sum(
+            len(swapped.rows) for _, swapped in wanted
+        )
+        # rows, channels, places, ranges
+        times[micro_batch] = len(sent)
+    # and where the last micro-batch of each row is filled up, with what
+    assert abs(times[8] - times[32]) <= 2
+    assert times[32] <= 2 * len(settings) + 4
+    crops = sum(len(swapped.rows) for _, swapped in wanted)
+    assert crops // 8 > 2 * times[8]
 
 
 # reading ahead, and writing behind

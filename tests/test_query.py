@@ -28,7 +28,7 @@ from bgscale.schema import CENTRE_CELL, Missing
 from bgscale.settings import SETTINGS
 from bgscale.shifted import shifted
 from bgscale.stages import embedding
-from bgscale.stages.composing import Batches
+from bgscale.stages.batches import Batches
 from bgscale.stages.job import Job, remember
 
 ASKED = ["original", "same", "different", "cell_free", "masked"]

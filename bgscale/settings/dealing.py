@@ -74,8 +74,9 @@ def deal_donors(
     deck = draw.order(seed, purpose, np.arange(size, dtype=np.uint64))
     visible = np.zeros((n, size), np.float64)
     if covered:
+        dealt = donor_bits[deck]
         for i in range(n):
-            visible[i] = uncovered_bits(own_bits[i], donor_bits[deck])
+            visible[i] = uncovered_bits(own_bits[i], dealt)
     allowed = allowed[:, deck]
     of_fold = allowed & ((np.arange(n) * folds // n)[:, None] == np.arange(size) % folds)
     # a small pool may have nobody for a cell in its fold

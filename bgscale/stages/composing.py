@@ -1,10 +1,8 @@
-"""Cells on other backgrounds: who lends, and the pixels, a micro-batch at a time.
+"""Cells on other backgrounds: who lends to each, and the pixels of some.
 
-Synthetic crops are never stored, and never lie in memory all at once: what a network reads next is
-composed from a block of crops and the donor bank, on the device where it is read.
+What a network reads is composed a micro-batch at a time: `stages.batches`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bgscale import embed as kernels
 from bgscale import settings as swaps
 from bgscale.crops import fill_with_medium, intensity_range
 from bgscale.schema import CENTRE_CELL, MEDIUM, Missing
@@ -20,10 +17,7 @@ from bgscale.settings import Cells, Donors, Ints, Setting, dilate
 from bgscale.stages.job import Bank, Job
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-
-    from bgscale.models.embedding import EmbeddingModel
 
 
 @dataclass(frozen=True)
@@ -192,139 +186,21 @@ def compose(
     if bank is None:
         out[:] = image[rows[:, None], channels]
         return
-    scale = _scale(block, setting, bank, swapped, rows, channels)
+    scale = scale_of(block, setting, bank, swapped, rows, channels)
     place = swapped.place[rows]
     swaps.compose_into(out, image, block.mask, bank.donors, rows, place, channels, scale)
 
 
-def _scale(
+def scale_of(
     block: Block, setting: Setting, bank: Bank, swapped: Swapped, rows: Ints, channels: Ints
 ) -> npt.NDArray[np.float32] | None:
+    """Return what maps the donors of some cells onto their ranges: `settings.scaling`.
+
+    None where a setting takes donors as imaged. Of a cell without a donor it means nothing.
+    """
     if not setting.scale:
         return None
     bounds = bank.range.reshape(-1, *bank.range.shape[2:])
     lent = bounds[swapped.place[rows][:, None], channels]
     bounds_of = block.range if swapped.range is None else swapped.range
     return swaps.scaling(bounds_of[rows[:, None], channels], lent)
-
-
-class Batches:
-    """Gives a model the crops of a block under some settings: `models.embedding.Batch`.
-
-    One setting after the other, as one row of crops: few micro-batches are filled up. On a
-    processor each is composed into the same memory, which stays in its cache; on a GPU from crops
-    and bank that lie there.
-
-    Parameters
-    ----------
-    job : Job
-    model : EmbeddingModel
-    block : Block
-    wanted : sequence of (Setting, Swapped)
-        Settings of one mode and one dilation, which the block's masks have.
-    channels : sequence of int
-        Those that the model reads, of the screen's.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        model: "EmbeddingModel",
-        block: Block,
-        wanted: Sequence[tuple[Setting, Swapped]],
-        channels: Sequence[int],
-    ) -> None:
-        self._model, self._block, self._channels = model, block, np.asarray(channels)
-        self._wanted = [(setting, swapped, bank_of(job, setting)) for setting, swapped in wanted]
-        self._rows = np.concatenate([swapped.rows for _, swapped in wanted])
-        self._which = np.repeat(np.arange(len(wanted)), [len(s.rows) for _, s in wanted])
-        self._factor = kernels.zoom(model.spec, job.pixel_size_um)
-        self._masked = model.reads_mask(wanted[0][0].mode)
-        window = model.spec.input_size_px
-        self._fits = self._factor == 1.0 and block.mask.shape[1:] == (window, window)
-
-    def __len__(self) -> int:
-        """Return how many crops there are."""
-        return len(self._rows)
-
-    @cached_property
-    def _out(self) -> npt.NDArray[np.float32]:
-        size = self._model.engine.micro_batch, len(self._channels), *self._block.mask.shape[1:]
-        return np.empty(size, np.float32)
-
-    def __call__(self, part: slice) -> tuple["Tensor", "Tensor | None"]:
-        """Return a micro-batch: crops in counts, and where their centre cells are.
-
-        It is filled up with crops of its own.
-        """
-        each, runs = self._runs(part)
-        if self._fits and self._model.device.type != "cpu":
-            return self._on_device(each, runs)
-        return self._on_host(each, runs)
-
-    def _runs(self, part: slice) -> tuple[Ints, list[slice]]:
-        """Return which crops make a whole micro-batch, and its pieces of one setting each."""
-        each = np.resize(np.arange(part.start, part.stop), self._model.engine.micro_batch)
-        ends = [*(np.flatnonzero(np.diff(self._which[each])) + 1).tolist(), len(each)]
-        return each, [slice(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
-
-    def _on_host(self, each: Ints, runs: Sequence[slice]) -> tuple["Tensor", "Tensor | None"]:
-        import torch
-
-        rows = self._rows[each]
-        for run in runs:
-            setting, swapped, bank = self._wanted[self._which[each[run.start]]]
-            compose(
-                self._block, setting, bank, swapped,
-                rows=rows[run], channels=self._channels, out=self._out[run],
-            )  # fmt: skip
-        crops, masks = kernels.fit_window(
-            self._out,
-            self._block.mask[rows],
-            size_px=self._model.spec.input_size_px,
-            factor=self._factor,
-        )
-        inside = torch.from_numpy(masks == CENTRE_CELL) if self._masked else None
-        there = self._model.device
-        return torch.from_numpy(crops).to(there), None if inside is None else inside.to(there)
-
-    def _on_device(self, each: Ints, runs: Sequence[slice]) -> tuple["Tensor", "Tensor | None"]:
-        import torch
-
-        there, rows = self._model.device, self._rows[each]
-        crops = torch.cat(
-            [self._run_on_device(rows[run], self._which[each[run.start]]) for run in runs]
-        )
-        mask = resident(self._block.resident, there, mask=self._block.mask)["mask"]
-        at = torch.from_numpy(rows).to(there)
-        return crops, mask[at] == CENTRE_CELL if self._masked else None
-
-    def _run_on_device(self, rows: Ints, which: int) -> "Tensor":
-        import torch
-
-        from bgscale.settings.device import composed, counts, to_device
-
-        (setting, swapped, bank), block = self._wanted[which], self._block
-        there = self._model.device
-        held = resident(block.resident, there, image=block.image, mask=block.mask)
-        image = held["image"] if swapped.image is None else to_device(swapped.image, there)
-        at, channels = (torch.from_numpy(i).to(there) for i in (rows, self._channels))
-        if bank is None:
-            return counts(image[at[:, None], channels])
-        donors = torch.from_numpy(swapped.place[rows]).to(there)
-        scale = _scale(block, setting, bank, swapped, rows, self._channels)
-        lent = resident(bank.resident, there, image=bank.donors)["image"]
-        mapped = None if scale is None else torch.from_numpy(scale).to(there)
-        return composed(image, held["mask"], lent, at, donors, channels, mapped)
-
-
-def resident(
-    held: dict[str, "Tensor"], device: "torch.device", **arrays: npt.NDArray[Any]
-) -> dict[str, "Tensor"]:
-    """Return arrays on a device, where they stay for as long as `held` does."""
-    from bgscale.settings.device import to_device
-
-    for name, values in arrays.items():
-        if name not in held or held[name].device.type != device.type:
-            held[name] = to_device(values, device)
-    return held

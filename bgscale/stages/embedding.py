@@ -26,8 +26,9 @@ from bgscale.models.engine import Engine, processor
 from bgscale.schema import Missing
 from bgscale.settings import Setting
 from bgscale.stages.averaging import averaged, mean, views
+from bgscale.stages.batches import Batches, resident
 from bgscale.stages.cells import Done, cell_ranges, shard_cells
-from bgscale.stages.composing import Batches, Block, Swapped, bank_of, draw, resident, swap
+from bgscale.stages.composing import Block, Swapped, bank_of, draw, swap
 from bgscale.stages.job import Job, open_job
 
 T = TypeVar("T")
@@ -194,7 +195,7 @@ def shards_a_unit(model: EmbeddingModel) -> int:
     A processor has one, for as many units as there are workers. A GPU is so quick that writing
     shows: it has several, and embeds the next while one is written.
     """
-    return SHARDS_A_GPU_UNIT if model.device.type == "cuda" else 1
+    return SHARDS_A_GPU_UNIT if model.device.type != "cpu" else 1
 
 
 def cells_at_once(model: EmbeddingModel) -> int:
@@ -203,7 +204,7 @@ def cells_at_once(model: EmbeddingModel) -> int:
     Of a GPU so many that filling up the last micro-batch of each mode costs little.
     """
     few = 2 * model.engine.micro_batch
-    return max(COMPOSED_AT_ONCE, few) if model.device.type == "cuda" else COMPOSED_AT_ONCE
+    return max(COMPOSED_AT_ONCE, few) if model.device.type != "cpu" else COMPOSED_AT_ONCE
 
 
 def cells_a_unit(job: Job, name: str, plate: str) -> int:
@@ -322,7 +323,7 @@ def _read_and_swap(
         cell_ranges(job, plate, table.cells.protein[rows], table.cells.field[rows]),
         table.usable[rows],
     )
-    if model.device.type == "cuda":
+    if model.device.type != "cpu":
         # it travels while the block before it is computed on
         resident(block.resident, model.device, image=block.image, mask=block.mask)
     banks = [(setting, bank_of(job, setting)) for setting in settings]
