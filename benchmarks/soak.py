@@ -13,7 +13,9 @@ After each run: memory, open files, sockets and threads of each process, process
 ended, tasks that the scheduler still has, temporary files. Drift is the Theil-Sen slope over the
 runs of one kind, with its 95% interval: over the whole time of the seconds that a run takes (`s`),
 and of those that its units keep a processor busy (`cpu_s`, which other work on the machine moves
-less); of memory over the longest life of a process without its first tenth, in which caches fill.
+less). Memory is looked at in the longest life of a process: what it is at the beginning and after
+each third, and its drift in the last third. Caches are bounded, and so is what Dask keeps of past
+tasks; they fill in some fifty runs, and what leaks goes on growing.
 """
 
 import argparse
@@ -58,7 +60,7 @@ SCREENS = {
     "one plate": ScreenSpec(**SMALL, seed=1),
     "crops": ScreenSpec(**SMALL, seed=2),
 }
-WARM = 0.1
+WARM = 2 / 3
 """Part of a process's life that is not fitted: modules are imported, caches fill."""
 PATIENCE_S = 120.0
 
@@ -222,14 +224,15 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     memory = {}
     for role in ("driver", "scheduler", "nanny", "worker"):
-        life = lives(rounds, role)[0]
-        life = life[int(WARM * len(life)) :]
-        numbers = [float(n) for n in range(len(life))]
+        life = [process for _, process in lives(rounds, role)[0]]
+        mb = [process["rss_mb"] for process in life]
+        late = mb[int(WARM * len(mb)) :]
         memory[role] = {
             "runs": len(life),
-            "mb_a_run": slope(numbers, [p["rss_mb"] for _, p in life]),
-            "first": life[0][1],
-            "last": life[-1][1],
+            "mb_by_thirds": [mb[round(part * (len(mb) - 1) / 3)] for part in range(4)],
+            "late_mb_a_run": slope([float(n) for n in range(len(late))], late),
+            "first": life[0],
+            "last": life[-1],
         }
     last = rounds[-1]["after"]
     return {
@@ -284,13 +287,16 @@ def show(found: dict[str, Any]) -> None:
     for kind, rate in found["rates"].items():
         said = (_said(rate[key], 100, "%") for key in ("drift_an_hour", "busy_drift_an_hour"))
         print(f"{kind:<15}{rate['runs']:>6}{rate['median_s']:>10.1f}  " + ", ".join(said))
-    print(f"\n{'process':<11}{'runs':>6}{'MB':>12}{'files':>9}{'sockets':>9}{'threads':>9}  a run")
+    print(f"\n{'process':<11}{'runs':>6}{'MB by thirds':>21}"
+          f"{'files':>9}{'sockets':>9}{'threads':>9}  a run, late")  # fmt: skip
     for role, of in found["processes"].items():
         first, last = of["first"], of["last"]
         pairs = [f"{first[key]}-{last[key]}" for key in ("files", "sockets", "threads")]
         columns = "".join(f"{pair:>9}" for pair in pairs)
-        print(f"{role:<11}{of['runs']:>6}{first['rss_mb']:>6.0f}-{last['rss_mb']:<5.0f}{columns}  "
-              + _said(of["mb_a_run"], 1, " MB"))  # fmt: skip
+        mb = " ".join(f"{value:.0f}" for value in of["mb_by_thirds"])
+        print(
+            f"{role:<11}{of['runs']:>6}{mb:>21}{columns}  " + _said(of["late_mb_a_run"], 1, " MB")
+        )
 
 
 def _said(fit: dict[str, float] | None, times: float, unit: str) -> str:

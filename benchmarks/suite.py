@@ -98,6 +98,7 @@ BENCHMARKS = (
     Benchmark(
         "embedding", "10 min", quick=("--quick", "--models", "tiny"), needs="bgscale[openvino]"
     ),
+    Benchmark("feeding", "2 min", quick=("--quick", "--models", "pifia")),
     Benchmark("precision", "20 min", with_data=("--data", DATA)),
     Benchmark("classification", "15 min"),
     Benchmark("proportions", "5 min"),

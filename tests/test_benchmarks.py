@@ -9,7 +9,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 FOLDER = REPOSITORY / "benchmarks"
-QUICK = ("segmentation", "extraction", "proportions", "query")
+QUICK = ("segmentation", "extraction", "feeding", "proportions", "query")
 """Need nothing but bgscale, and seconds."""
 TOO_SLOW = {
     "plate": "three steps for each of two plates, each in a process of its own",

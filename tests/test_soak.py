@@ -61,7 +61,7 @@ def test_what_does_not_move_has_no_drift() -> None:
     drift = found["rates"]["plain"]
     for fit in (
         drift["drift_an_hour"], drift["busy_drift_an_hour"],
-        found["processes"]["worker"]["mb_a_run"],
+        found["processes"]["worker"]["late_mb_a_run"],
     ):  # fmt: skip
         assert fit["low"] <= 0 <= fit["high"]
 
@@ -73,7 +73,9 @@ def test_a_leak_a_drift_and_other_bytes_are_seen() -> None:
     rounds[7]["digest"], rounds[9]["after"]["not_ended"] = "another", 1
     found = summary(rounds)
     assert found["other_bytes"] == found["not_ended"] == 1
-    leak = found["processes"]["worker"]["mb_a_run"]
+    worker = found["processes"]["worker"]
+    assert worker["mb_by_thirds"] == [500, 500 + 2 * 13 + 3, 500 + 2 * 26 + 1, 500 + 2 * 39 + 4]
+    leak = worker["late_mb_a_run"]
     assert leak["low"] <= 2 <= leak["high"]
     assert leak["low"] > 1.8
     # 60 runs an hour, each 0.1 s slower, of about 12 s
