@@ -21,8 +21,9 @@ from bgscale.settings.device import composed, counts, to_device
 from bgscale.stages import embedding
 from bgscale.stages.batches import Batches, resident
 from bgscale.stages.composing import bank_of
-from bgscale.stages.embedding import _read_and_swap, ahead, features
+from bgscale.stages.embedding import _read_and_swap, features
 from bgscale.stages.job import Job
+from bgscale.stages.overlap import ahead
 
 CPU = torch.device("cpu")
 
@@ -196,13 +197,15 @@ def test_a_device_is_sent_everything_once_a_block_and_asked_once(job, monkeypatc
 # reading ahead, and writing behind
 
 
+@pytest.mark.parametrize("later", [0, 1])
 def test_several_shards_a_unit_give_the_same_and_the_next_is_made_while_one_is_written(
-    small_screen, tmp_path, finished, monkeypatch
+    small_screen, tmp_path, finished, monkeypatch, later
 ):
-    """As a GPU does it; the first write of a unit ends only when its second shard is embedded."""
+    """As a GPU does it; the first write of a unit ends only when its next shard is begun."""
     monkeypatch.setattr(embedding, "shards_a_unit", lambda model: 3)
-    write, features = embedding._write, embedding.features
-    at_next, writes, done = threading.Event(), [], []
+    monkeypatch.setattr(embedding, "blocks_begun_ahead", lambda model: later)
+    write, begin = embedding._write, embedding.begin
+    at_next, writes, done, order = threading.Event(), [], [], []
 
     def waiting(job, node, rows, arrays):
         writes.append(rows)
@@ -211,9 +214,17 @@ def test_several_shards_a_unit_give_the_same_and_the_next_is_made_while_one_is_w
         return write(job, node, rows, arrays)
 
     def noticed(*args):
-        if writes:
+        order.append("begun")
+        # the first write is asked for when the first block has come
+        if order.count("begun") == 2 + later:
             at_next.set()
-        return features(*args)
+        coming = begin(*args)
+
+        def come():
+            order.append("come")
+            return coming()
+
+        return come
 
     class Counts(Silent):
         def unit_done(self, unit, summary):
@@ -221,10 +232,12 @@ def test_several_shards_a_unit_give_the_same_and_the_next_is_made_while_one_is_w
                 done.append(summary["cells"])
 
     monkeypatch.setattr(embedding, "_write", waiting)
-    monkeypatch.setattr(embedding, "features", noticed)
+    monkeypatch.setattr(embedding, "begin", noticed)
     run = Run.from_config(config_of(small_screen, tmp_path))
     run.execute(until="embed", listener=Counts())
     assert len(writes) > len(done) == -(-len(writes) // 3)
+    assert order[:3] == (["begun", "begun", "come"] if later else ["begun", "come", "begun"])
+    assert order.count("begun") == order.count("come")
     assert sum(done) == store_length(run.store)
     node = "plates/crops/embeddings/tiny"
     first, second = (open_results(path)[node] for path in (finished, run.store.path))

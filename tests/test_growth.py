@@ -213,13 +213,13 @@ def test_a_further_setting_costs_itself_alone(
     config = config_of(small_screen, tmp_path, settings=few)
     Run.from_config(config).execute()
     embedded: list[str] = []
-    plain = embedding.features
+    plain = embedding.begin
 
     def counted(job: Any, model: Any, block: Any, wanted: Any, channels: Any) -> Any:
         embedded.extend(setting.name for setting, _ in wanted)
         return plain(job, model, block, wanted, channels)
 
-    monkeypatch.setattr(embedding, "features", counted)
+    monkeypatch.setattr(embedding, "begin", counted)
     grown = config_of(small_screen, tmp_path, settings=all_five)
 
     class Stops(Counter):

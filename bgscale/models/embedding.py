@@ -28,6 +28,9 @@ Batch: TypeAlias = Callable[[slice], tuple[Tensor, Tensor | None]]
 """Gives a whole micro-batch for some of the cells: crops in counts, and where their centre cells
 are. What it holds beyond the slice may be anything finite."""
 
+Features: TypeAlias = Callable[[], dict[str, npt.NDArray[np.float32]]]
+"""Waits for features of some cells, by layer: (cell, width)."""
+
 
 class EmbeddingModel:
     """A network that is ready to embed, with the spec that says what it expects.
@@ -125,6 +128,13 @@ class EmbeddingModel:
         -------
         dict of str to array (n, width), float32
         """
+        return self.begin(n, batch, mode)()
+
+    def begin(self, n: int, batch: Batch, mode: str = "unmasked") -> Features:
+        """Begin with `embed_batches`; what is returned waits for the features.
+
+        A GPU has been told everything by then, and computes. A processor has done it.
+        """
         steps_of(self.spec, mode)
         size = self.engine.micro_batch
         features = {
@@ -148,7 +158,7 @@ class EmbeddingModel:
         while started:
             take()
         # one copy at the end: a GPU would wait for each
-        return {layer: values.cpu().numpy() for layer, values in features.items()}
+        return _coming(features, self.device)
 
     @cached_property
     def _run(self) -> Runner:
@@ -198,6 +208,26 @@ class EmbeddingModel:
             raise InputError(msg)
         if masks is not None:
             check_masks(masks, (len(crops), size, size))
+
+
+def _coming(features: dict[str, Tensor], device: torch.device) -> Features:
+    """Return what waits until features have come from a device; it need do nothing else first."""
+    if device.type != "cuda":
+        return lambda: {layer: values.cpu().numpy() for layer, values in features.items()}
+    pinned = {
+        layer: torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        for layer, values in features.items()
+    }
+    for layer, values in features.items():
+        pinned[layer].copy_(values, non_blocking=True)
+    # of what is begun after this, nothing is waited for
+    copied = torch.cuda.current_stream(device).record_event()
+
+    def come() -> dict[str, npt.NDArray[np.float32]]:
+        copied.synchronize()
+        return {layer: values.numpy() for layer, values in pinned.items()}
+
+    return come
 
 
 def check_masks(masks: npt.NDArray[Any], shape: tuple[int, int, int]) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +30,10 @@ from bgscale.stages.batches import Batches, resident
 from bgscale.stages.cells import Done, cell_ranges, shard_cells
 from bgscale.stages.composing import Block, Swapped, bank_of, draw, swap
 from bgscale.stages.job import Job, open_job
+from bgscale.stages.overlap import ahead, behind
 
-T = TypeVar("T")
-R = TypeVar("R")
+Shard: TypeAlias = tuple[slice, dict[str, npt.NDArray[Any]]]
+"""Its rows, and its arrays by name."""
 COMPOSED_AT_ONCE = 512
 """Cells whose micro-batches are composed together, on a processor."""
 SHARDS_A_GPU_UNIT = 8
@@ -86,23 +87,40 @@ def features(
     list of dict of str to array (cell, feature)
         By layer, for each of the settings.
     """
-    found: list[dict[str, npt.NDArray[np.float32]]] = [{} for _ in wanted]
+    return begin(job, model, block, wanted, channels)()
+
+
+def begin(
+    job: Job,
+    model: EmbeddingModel,
+    block: Block,
+    wanted: Sequence[tuple[Setting, Swapped]],
+    channels: Sequence[int],
+) -> Callable[[], list[dict[str, npt.NDArray[np.float32]]]]:
+    """Begin with `features`; what is returned waits for them."""
     kinds = [(setting.mode, setting.dilate_px) for setting, _ in wanted]
+    begun = []
     for mode, pixels in dict.fromkeys(kinds):
         alike = [i for i, kind in enumerate(kinds) if kind == (mode, pixels)]
         masked = block.dilated(pixels)
-        ends = np.cumsum([len(wanted[i][1].rows) for i in alike])[:-1]
-        shown = (
+        shown = [
             Batches(job, model, masked, view, channels)
             for view in views(job, [wanted[i] for i in alike])
-        )
-        made = mean(model.embed_batches(len(batches), batches, mode) for batches in shown)
-        for layer, values in made.items():
-            for i, own in zip(alike, np.split(values, ends), strict=True):
-                swapped = wanted[i][1]
-                found[i][layer] = np.full((len(block.cells), own.shape[1]), np.nan, np.float32)
-                found[i][layer][swapped.rows] = own
-    return found
+        ]
+        begun.append((alike, [model.begin(len(batches), batches, mode) for batches in shown]))
+
+    def finish() -> list[dict[str, npt.NDArray[np.float32]]]:
+        found: list[dict[str, npt.NDArray[np.float32]]] = [{} for _ in wanted]
+        for alike, several in begun:
+            ends = np.cumsum([len(wanted[i][1].rows) for i in alike])[:-1]
+            for layer, values in mean(coming() for coming in several).items():
+                for i, own in zip(alike, np.split(values, ends), strict=True):
+                    swapped = wanted[i][1]
+                    found[i][layer] = np.full((len(block.cells), own.shape[1]), np.nan, np.float32)
+                    found[i][layer][swapped.rows] = own
+        return found
+
+    return finish
 
 
 def create_embeddings(job: Job, name: str, plate: str) -> None:
@@ -207,6 +225,15 @@ def cells_at_once(model: EmbeddingModel) -> int:
     return max(COMPOSED_AT_ONCE, few) if model.device.type != "cpu" else COMPOSED_AT_ONCE
 
 
+def blocks_begun_ahead(model: EmbeddingModel) -> int:
+    """Return how many blocks are begun before the features of one are asked for.
+
+    A GPU goes on with the next, while its features are filled in; a processor has nothing to do
+    meanwhile.
+    """
+    return int(model.device.type != "cpu")
+
+
 def cells_a_unit(job: Job, name: str, plate: str) -> int:
     """Return how many cells of a plate a unit embeds."""
     shard = shard_cells(job, job.store.array(f"plates/{plate}/cells/id").shape[0])
@@ -239,9 +266,9 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
         backgrounds=job.config.models[name].backgrounds,
     )  # fmt: skip
     blocks = ahead(read, rows)
-    files: list[str] = []
-    written: list[Future[list[str]]] = []
-    with ThreadPoolExecutor(1) as writer:
+
+    def begun() -> Iterator[tuple[Callable[[], None], Shard | None]]:
+        """Begin with block after block; with the last of a shard comes the shard."""
         for whole, parts in zip(shards, cut, strict=True):
             arrays = _empty(job, model, whole)
             if lost:
@@ -253,10 +280,20 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
                     for array, values in arrays.items():
                         values[:, s] = store.read(f"{before}/{array}", whole, kept[setting.name])
             for part, (block, swapped) in zip(parts, blocks, strict=False):
-                _embed_block(job, model, block, new, swapped, channels, arrays, part)
-            # one is written while one is made: no third lies in memory
-            files += [file for past in written for file in past.result()]
-            written = [writer.submit(_write, job, node, whole, arrays)]
+                done = (whole, arrays) if part is parts[-1] else None
+                yield _begin_block(job, model, block, new, swapped, channels, arrays, part), done
+            if not parts:
+                yield lambda: None, (whole, arrays)
+
+    files: list[str] = []
+    written: list[Future[list[str]]] = []
+    with ThreadPoolExecutor(1) as writer:
+        for finish, done in behind(begun(), blocks_begun_ahead(model)):
+            finish()
+            if done is not None:
+                # one is written while one is made: no third lies in memory
+                files += [file for past in written for file in past.result()]
+                written = [writer.submit(_write, job, node, *done)]
     files += [file for past in written for file in past.result()]
     return files, {"cells": unit.stop - unit.start, "settings": len(job.settings)}
 
@@ -273,7 +310,7 @@ def _empty(job: Job, model: EmbeddingModel, rows: slice) -> dict[str, npt.NDArra
     return arrays
 
 
-def _embed_block(
+def _begin_block(
     job: Job,
     model: EmbeddingModel,
     block: Block,
@@ -282,14 +319,21 @@ def _embed_block(
     channels: Sequence[int],
     arrays: dict[str, npt.NDArray[Any]],
     part: slice,
-) -> None:
-    """Fill in the cells of a block under some settings, which have these places."""
-    read = features(job, model, block, wanted, channels)
-    for s, (_, swapped), made in zip(places, wanted, read, strict=True):
-        for layer, values in made.items():
-            arrays[f"{layer}/embedding"][part, s] = values
-        for variable in SWAP_VARIABLES:
-            arrays[variable][part, s] = getattr(swapped, variable)
+) -> Callable[[], None]:
+    """Begin with the cells of a block under some settings; what is returned fills them in.
+
+    The settings have these places in the arrays.
+    """
+    coming = begin(job, model, block, wanted, channels)
+
+    def fill() -> None:
+        for s, (_, swapped), made in zip(places, wanted, coming(), strict=True):
+            for layer, values in made.items():
+                arrays[f"{layer}/embedding"][part, s] = values
+            for variable in SWAP_VARIABLES:
+                arrays[variable][part, s] = getattr(swapped, variable)
+
+    return fill
 
 
 def _write(job: Job, node: str, rows: slice, arrays: dict[str, npt.NDArray[Any]]) -> list[str]:
@@ -331,16 +375,3 @@ def _read_and_swap(
     if backgrounds:
         found = [(s, averaged(job, block, s, own, backgrounds=backgrounds)) for s, own in found]
     return block, found
-
-
-def ahead(read: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Yield what is read of each item, in order; the next is read while one is worked on."""
-    if not items:
-        return
-    with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(read, items[0])
-        for item in items[1:]:
-            found = following.result()
-            following = reader.submit(read, item)
-            yield found
-        yield following.result()
