@@ -1,6 +1,7 @@
 """Embedding: the engines beside eager torch, a whole unit beside its network, and composition.
 
-    python benchmarks/embedding.py [--quick] [--models pifia,pci] [--part unit] [--json FILE]
+    python benchmarks/embedding.py [--quick] [--models pifia,pci] [--part unit] [--device cuda]
+        [--json FILE]
 
 *Network.* Crops a second of each model on prepared tensors, all threads: eager torch in float32 as
 one would write it (logits and all), and every engine that this machine can run. In turn, medians.
@@ -9,7 +10,8 @@ one would write it (logits and all), and every engine that this machine can run.
 `embed`, serial: crops read from the store, donors drawn, five settings composed, scaled, embedded,
 features written and recorded. Beside it, in turn, the bare network of the same engine on as many
 prepared tensors of that size: the share says what all the rest costs. Shards hold 1,024 cells;
-those of a large screen hold 4,096.
+those of a large screen hold 4,096. On a GPU also the share of the time in which it computes: that
+of its kernels, once more with a profiler. It wants as many crops as fill it: ``--cells 150``.
 
 *Composition.* The five settings of the same cells in memory, by plain numpy in the words of the
 protocol (float32, three swaps of which two are scaled, the crop itself, and the masked crop) and by
@@ -27,6 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,7 @@ from bgscale.models import load_model
 from bgscale.models.backends import Runner, runner
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.models.engine import Engine, candidates, has_compiler, processor
+from bgscale.models.probe import sized
 from bgscale.pipeline import work
 from bgscale.run import Run, versions
 from bgscale.settings import compose_into, scaling
@@ -72,6 +76,12 @@ def alternating(
     }
 
 
+def waited(device: torch.device) -> None:
+    """Return when a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def passes(run: Runner, x: torch.Tensor, count: int) -> float:
     """Return crops a second over so many micro-batches, as many at once as the runner takes."""
     started: list[Callable[[], Any]] = []
@@ -83,6 +93,7 @@ def passes(run: Runner, x: torch.Tensor, count: int) -> float:
             started.append(run.start(x))
         for answer in started:
             answer()
+    waited(x.device)
     return count * len(x) / (time.perf_counter() - begun)
 
 
@@ -91,14 +102,23 @@ def prepared_tensors(model: EmbeddingModel) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     edge = model.spec.network_crop_px
     shape = model.engine.micro_batch, len(model.spec.channels), edge, edge
-    return torch.rand(shape, generator=generator)
+    return torch.rand(shape, generator=generator).to(model.device)
 
 
-def engines_of(model: EmbeddingModel) -> list[Engine]:
+def engines_of(model: EmbeddingModel, device: str) -> list[Engine]:
     """Return every engine that this machine can run, whether or not it is a default.
 
     The last one is the one that whole units are timed with.
     """
+    if device != "cpu":
+        found = [
+            candidates(model, backend=backend, precision=precision, device=device)[0]
+            for precision in ("float32", "float16", "bfloat16")
+            for backend in ("compiled", "torch")
+        ]
+        # all as many crops a pass as the last one
+        size = sized(model, found[-1]).micro_batch
+        return [replace(engine, micro_batch=size) for engine in found]
     precisions = ["float32"]
     if any("bf16" in unit for unit in processor().split()):
         precisions.append("bfloat16")
@@ -115,12 +135,13 @@ def bare(model: EmbeddingModel, engine: Engine) -> Runner:
         return runner(model.network, model.spec, engine)
 
 
-def networks(model: EmbeddingModel, *, count: int, repetitions: int) -> dict[str, Any]:
+def networks(model: EmbeddingModel, device: str, *, count: int, repetitions: int) -> dict[str, Any]:
     """Compare the engines with eager torch."""
-    x = prepared_tensors(model)
-    plain = copy.deepcopy(model.network).to(memory_format=torch.contiguous_format)
+    engines = engines_of(model, device)
+    x = prepared_tensors(model.on(engines[-1]))
+    plain = copy.deepcopy(model.network).to(x.device, memory_format=torch.contiguous_format)
     ways: dict[str, Runner] = {"eager torch, float32": Runner(plain)}
-    ways |= {str(engine): bare(model, engine) for engine in engines_of(model)}
+    ways |= {str(engine): bare(model.on(engine), engine) for engine in engines}
     for run in ways.values():
         passes(run, x, 2)
     rates = alternating(
@@ -132,15 +153,15 @@ def networks(model: EmbeddingModel, *, count: int, repetitions: int) -> dict[str
     }
 
 
-def simulate(folder: Path, *, quick: bool) -> Path:
-    """Write a crops screen with masks."""
+def simulate(folder: Path, cells: int) -> Path:
+    """Write a crops screen with masks, of 20 fields with so many cells each."""
     spec = ScreenSpec(
         localizations=("cell periphery", "cytoplasm", "nucleus", "vacuolar membrane"),
         proteins_per_localization=2,
         mixed_proteins=2,
         fields_per_protein=2,
-        cells_per_field=14 if quick else 42,
-        field_size_px=256 if quick else 400,
+        cells_per_field=cells,
+        field_size_px=max(256, int(61.8 * cells**0.5)),
     )
     return write_crops(spec, folder / "screen", zipped=True)
 
@@ -154,7 +175,7 @@ def begun(folder: Path, screen: Path, model: str, engine: Engine) -> Run:
         "screen": {key: str(screen / value) for key, value in section.items()} | {"mask": "mask"},
         "models": {model: {"architecture": model, **how}},
         "donors": {"per_class": 200, "windows_per_class": 50, "min_pool": 5},
-        "shard_cells": SHARD_CELLS,
+        "shard_cells": SHARD_CELLS if engine.device == "cpu" else 4 * SHARD_CELLS,
     }
     run = Run.from_config(RunConfig.from_dict(values))
     run.execute(until="bank")
@@ -197,10 +218,21 @@ def units(run: Run, repetitions: int) -> dict[str, Any]:
         "units": len(whole),
         "crops": usable * SETTINGS,
         "written MB": round(written / MB, 1),
+        **({"GPU computes": computing(store_to_store)} if model.device.type == "cuda" else {}),
         "store to store": rates["units"],
         "bare network": rates["network"],
         "share": round(rates["units"]["median"] / rates["network"]["median"], 3),
     }
+
+
+def computing(do: Callable[[], float]) -> float:
+    """Return the share of the time in which a GPU computes: that of its kernels."""
+    started = time.perf_counter()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        do()
+    wall = time.perf_counter() - started
+    kernels = sum(event.self_device_time_total for event in profile.key_averages())
+    return round(kernels / 1e6 / wall, 3)
 
 
 def plainly(
@@ -289,6 +321,8 @@ def show(report: dict[str, Any]) -> None:
         for way in ("bare network", "store to store"):
             print(f"  {way:<36}{unit[way]['median']:>10,.0f} crops/s")
         print(f"  share {unit['share']:.1%}")
+        if "GPU computes" in unit:
+            print(f"  the GPU computes in {unit['GPU computes']:.1%} of the time")
     if "composition" in report:
         rates = report["composition"]
         print(f"\ncomposition of five settings: {rates['times numpy']} times numpy")
@@ -300,12 +334,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few crops, once")
     parser.add_argument("--models", default=",".join(MODELS), help="which, with commas")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where they run")
+    parser.add_argument("--cells", type=int, default=42, help="cells a field, for whole units")
     parser.add_argument(
         "--part", choices=PARTS, action="append", help="only this; of --json the others stay"
     )
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--folder", type=Path, help="where to work, instead of a temporary folder")
     options = parser.parse_args()
+    if options.device == "cpu":
+        # a run takes a GPU where it sees one
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     repetitions = 1 if options.quick else 3
     parts = options.part or PARTS
     report: dict[str, Any] = {}
@@ -318,21 +357,23 @@ def main() -> None:
         if "composition" in parts:
             report["composition"] = composition(512 if options.quick else 4096, repetitions)
         if "unit" in parts:
-            screen = simulate(folder, quick=options.quick)
+            screen = simulate(folder, 14 if options.quick else options.cells)
         for name in options.models.split(","):
             model = load_model(name)
             if "network" in parts:
                 count = 2 if options.quick else 8
-                report["network"][name] = networks(model, count=count, repetitions=repetitions)
+                report["network"][name] = networks(
+                    model, options.device, count=count, repetitions=repetitions
+                )
             if "unit" in parts:
                 # the last one is of reduced precision where there are units for it
-                run = begun(folder, screen, name, engines_of(model)[-1])
+                run = begun(folder, screen, name, engines_of(model, options.device)[-1])
                 report["unit"][name] = units(run, repetitions)
                 shutil.rmtree(run.config.store)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report |= {
-        "processor": processor(),
+        "processor": processor(options.device),
         "load_average": {"start": busy, "end": os.getloadavg()},
         "versions": versions(),
     }

@@ -40,7 +40,7 @@ from bgscale.proportions import classifier
 from bgscale.run import Run, versions
 
 EVERY_S = 0.005
-SHOWN, WIDTHS = 3, (7, 9, 7, 9, 10)
+SHOWN, WIDTHS = 3, (7, 9, 10, 9, 10)
 FACTOR = 2
 """Of a stage that takes more than so many times its limit it is said why."""
 WHY = {

@@ -250,6 +250,14 @@ def summary(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def written(rounds: Sequence[dict[str, Any]]) -> str:
+    """Return the report as JSON, with a line for each run."""
+    report = {"summary": summary(rounds), "versions": versions()}
+    report |= conditions(threads=1, seeds=[0]) | {"rounds": "HERE"}
+    lines = ",\n  ".join(json.dumps(one) for one in rounds)
+    return json.dumps(report, indent=1).replace('"HERE"', f"[\n  {lines}\n ]") + "\n"
+
+
 def draw(rounds: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw seconds of each run, and memory of each process."""
     figure, (above, below) = plt.subplots(
@@ -258,7 +266,7 @@ def draw(rounds: Sequence[dict[str, Any]], path: Path) -> None:
     for kind in KINDS:
         of = [one for one in rounds if one["kind"] == kind]
         above.plot([o["hours"] * 60 for o in of], [o["s"] for o in of], ".", ms=4, label=kind)
-    above.set(ylabel="seconds of a run", ylim=(0, None))
+    above.set(ylabel="seconds of a run", yscale="log")
     for color, role in zip(("C3", "C4", "C5"), ("driver", "scheduler", "worker"), strict=True):
         for n, life in enumerate(lives(rounds, role)):
             below.plot(
@@ -337,9 +345,7 @@ def main() -> None:
                 f"{hours:7.3f} h  {kind:<14}{screen.name:<11}{done['s']:6.1f} s  {done['killed']}"
             )
             if options.json:
-                report = {"summary": summary(rounds), "rounds": rounds, "versions": versions()}
-                report |= conditions(threads=1, seeds=[0])
-                options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                options.json.write_text(written(rounds), encoding="utf-8")
     except BgscaleError as error:
         raise SystemExit(f"error: {error}") from None
     finally:

@@ -20,6 +20,10 @@ settings.load_profile("bgscale")
 
 REPOSITORY = Path(__file__).parents[1]
 
+# a run takes a GPU where there is one, and then has other bits: tests of GPUs ask for it
+if not os.environ.get("BGSCALE_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -1,5 +1,6 @@
 """What the soak would tell of a process that gathers memory, a rate that sinks, other bytes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -83,6 +84,16 @@ def test_a_leak_a_drift_and_other_bytes_are_seen() -> None:
     assert drift["slope"] == pytest.approx(0.5, abs=0.03)
     busy = found["rates"]["plain"]["busy_drift_an_hour"]
     assert busy["low"] <= 0 <= busy["high"]
+
+
+def test_the_report_has_a_line_for_each_run() -> None:
+    from soak import written
+
+    text = written(runs())
+    report = json.loads(text)
+    assert report["rounds"] == runs()
+    assert report["summary"]["runs"] == RUNS
+    assert sum(line.lstrip().startswith('{"kind"') for line in text.splitlines()) == RUNS
 
 
 def test_a_process_that_was_killed_has_another_life() -> None:
