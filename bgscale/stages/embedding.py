@@ -291,7 +291,7 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
         for finish, done in behind(begun(), blocks_begun_ahead(model)):
             finish()
             if done is not None:
-                # one is written while one is made: no third lies in memory
+                # one is written while one is made, on a GPU two: no further one lies in memory
                 files += [file for past in written for file in past.result()]
                 written = [writer.submit(_write, job, node, *done)]
     files += [file for past in written for file in past.result()]

@@ -279,15 +279,11 @@ def read_sums(
                 v: np.asarray(array[shard, :, :, groups if v in _BY_FIELD else proteins])
                 for v, array in arrays.items()
             }
-            yield (
-                plate,
-                [
-                    ProportionState(
-                        by_protein, group, **{v: array[f] for v, array in values.items()}
-                    )
-                    for f in range(len(FITS))
-                ],
-            )
+            states = [
+                ProportionState(by_protein, group, **{v: array[f] for v, array in values.items()})
+                for f in range(len(FITS))
+            ]
+            yield plate, states
 
 
 def read_counts(
