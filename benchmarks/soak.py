@@ -14,8 +14,8 @@ ended, tasks that the scheduler still has, temporary files. Drift is the Theil-S
 runs of one kind, with its 95% interval: over the whole time of the seconds that a run takes (`s`),
 and of those that its units keep a processor busy (`cpu_s`, which other work on the machine moves
 less). Memory is looked at in the longest life of a process: what it is at the beginning and after
-each third, and its drift in the last third. Caches are bounded, and so is what Dask keeps of past
-tasks; they fill in some fifty runs, and what leaks goes on growing.
+each third, and its drift in the last third: what is kept of past runs is bounded, and is full some
+fifty runs later; what leaks goes on growing.
 """
 
 import argparse
