@@ -1,6 +1,6 @@
 """How time, memory, files and tasks grow with the number of cells, from fields to shifted proteins.
 
-    python benchmarks/growth.py FOLDER [--plates 1 3 10 30 100] [--json growth.json]
+    python benchmarks/growth.py FOLDER [--plates 1 2 3 5 10 20 30 100] [--json growth.json]
 
 A plate of 50 proteins, some 10,000 cells in 150 fields, is simulated once, with 15 localizations;
 the screens have it so many times, with hard links instead of copies, each plate with proteins of
@@ -13,8 +13,8 @@ By stage: the time of its units (`seconds`) and what the processor spent on them
 which is fitted: other work on the machine counts less there) as a fixed part plus a part that
 grows as cells to an exponent, with 95% intervals; the time between its units, which is the
 scheduler's and the driver's. Memory is the peak of each process. The 100 plates hold a million
-cells: by the smaller screens they take an hour of two cores and 35 GB. A screen that is in the JSON
-already is not run again.
+cells: they take half an hour of two quiet cores and 35 GB. A screen that is in the JSON already is
+not run again.
 """
 
 import argparse
@@ -285,7 +285,7 @@ def show(runs: Sequence[Mapping[str, Any]], fits: Mapping[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--plates", type=int, nargs="+", default=[1, 3, 10, 30, 100])
+    parser.add_argument("--plates", type=int, nargs="+", default=[1, 2, 3, 5, 10, 20, 30, 100])
     parser.add_argument("--json", type=Path, help="file to write, and to go on from")
     parser.add_argument("--keep", action="store_true", help="do not remove the stores")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)

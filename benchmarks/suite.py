@@ -112,7 +112,7 @@ BENCHMARKS = (
     Benchmark("yeast_crops", "5 min", (DATA,), quick=None, needs="DATA/yeast_crops"),
     Benchmark("invariance", "1 h", (DATA, "--simulated"), quick=None, needs="DATA/yeast_crops"),
     Benchmark(
-        "growth", "2 h, 35 GB", (FOLDER,), quick=None, environment={"OMP_NUM_THREADS": "1"},
+        "growth", "1 h, 35 GB", (FOLDER,), quick=None, environment={"OMP_NUM_THREADS": "1"},
     ),
     Benchmark(
         "rates", "10 min", (FOLDER,), quick=None, committed="bgscale/run/rates.json",
