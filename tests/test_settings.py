@@ -22,8 +22,9 @@ from bgscale.settings import (
     dilate,
     draw_donors,
     get_setting,
+    pack,
     select_donors,
-    uncovered_px,
+    uncovered_bits,
 )
 
 SAME, DIFFERENT, CELL_FREE = (get_setting(n) for n in ("same", "different", "cell_free"))
@@ -109,7 +110,7 @@ def test_the_donors_own_centre_cell_stays_where_it_is_not_covered(crops):
     assert stays.any()
     both = np.broadcast_to(stays[:, None], donor.shape)
     assert (out[both] == donor[both]).all()
-    assert uncovered_px(mask, donor_mask).tolist() == stays.sum((1, 2)).tolist()
+    assert uncovered_bits(pack(mask), pack(donor_mask)).tolist() == stays.sum((1, 2)).tolist()
 
 
 def test_scaling_maps_the_donors_range_onto_the_centres():

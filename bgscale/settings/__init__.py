@@ -19,16 +19,15 @@ from bgscale.settings.averaged import (
 from bgscale.settings.compose import blocks, compose, compose_into, dilate, scaling
 from bgscale.settings.covering import (
     RIM_PX,
+    Ints,
     best_covered,
     pack,
     uncovered_bits,
-    uncovered_px,
 )
 from bgscale.settings.dealing import deal_donors
 from bgscale.settings.donors import (
     Cells,
     Donors,
-    Ints,
     Pool,
     draw_candidates,
     draw_donors,
@@ -61,5 +60,4 @@ __all__ = [
     "select_donors",
     "spread_classes",
     "uncovered_bits",
-    "uncovered_px",
 ]

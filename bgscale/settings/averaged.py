@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from bgscale import draw
-from bgscale.settings.donors import Cells, Ints, Pool, draw_slots
+from bgscale.settings.covering import Ints
+from bgscale.settings.donors import Cells, Pool, draw_slots
 from bgscale.settings.registry import Setting
 
 AVERAGED = Setting(

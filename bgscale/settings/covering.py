@@ -4,7 +4,7 @@ It tells the donor's class, so that of several donors the one is taken of which 
 are packed, a bit a pixel: a cell looks at dozens of them.
 """
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,19 +35,14 @@ def pack(mask: npt.NDArray[np.uint8], *, rim_px: int = 0) -> Bits:
 
 
 def uncovered_bits(mask: Bits, donor_mask: Bits) -> Ints:
-    """Return `uncovered_px` of masks that `pack` has packed: (cell,), int64."""
+    """Return how many pixels of the donor's own centre cell stay visible: (cell,), int64.
+
+    Masks are those of `pack`.
+    """
     return np.asarray(np.bitwise_count(donor_mask & ~mask).sum(-1, dtype=np.int64))
 
 
-def uncovered_px(
-    mask: npt.NDArray[np.uint8], donor_mask: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.int32]:
-    """Return how many pixels of the donor's own centre cell stay visible: (cell,), int32."""
-    visible = (donor_mask == CENTRE_CELL) & (mask != CENTRE_CELL)
-    return np.asarray(visible.sum((1, 2), dtype=np.int32))
-
-
-def best_covered(own: Bits, donors: Bits, localization: Ints, slots: npt.NDArray[Any]) -> Ints:
+def best_covered(own: Bits, donors: Bits, localization: Ints, slots: Ints) -> Ints:
     """Return, of several donors of each cell, the one that it covers best, the first of several.
 
     Parameters

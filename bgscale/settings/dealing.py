@@ -5,8 +5,8 @@ from scipy.optimize import linear_sum_assignment
 
 from bgscale import draw
 from bgscale.schema import Missing
-from bgscale.settings.covering import Bits, uncovered_bits
-from bgscale.settings.donors import Cells, Donors, Ints, Pool, by_plate
+from bgscale.settings.covering import Bits, Ints, uncovered_bits
+from bgscale.settings.donors import Cells, Donors, Pool, by_plate
 from bgscale.settings.registry import Setting
 
 

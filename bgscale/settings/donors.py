@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from bgscale import draw
 from bgscale.schema import Missing
+from bgscale.settings.covering import Ints
 from bgscale.settings.registry import Setting
 
-Ints: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
 
