@@ -31,7 +31,7 @@ def write(unit, job):
     marks = store.parent / "marks"
     marks.mkdir(exist_ok=True)
     (marks / f"{unit.start}.{os.getpid()}.{time.monotonic_ns()}").touch()
-    time.sleep(job.get("seconds", 0))
+    time.sleep(job.get("slow", {}).get(str(unit.start), job.get("seconds", 0)))
     kind = job.get("fail", {}).get(str(unit.start))
     if kind == "error":
         raise ValueError(f"unit at {unit.start} is cursed")
