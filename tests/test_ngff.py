@@ -23,6 +23,7 @@ from bgscale.ngff import (
     write_field,
 )
 from bgscale.ngff.files import LocalFiles
+from bgscale.ngff.read import KEPT_FIELDS
 from bgscale.schema import Reason
 
 CYCLENET_CHANNELS = ("GFP", "nuclear_RFP", "cyto_farRed")
@@ -52,6 +53,23 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(LocalFiles, "read", counted_read)
     monkeypatch.setattr(LocalFiles, "folders", counted_folders)
     return keys
+
+
+def test_the_metadata_that_are_kept_are_of_so_many_fields_of_all_plates(
+    written: Path, reads: list[str]
+) -> None:
+    plate = open_plate(written)
+    plate.image(plate.fields[0])
+    read_once = len(reads)
+    plate.image(plate.fields[0])
+    assert len(reads) == read_once
+    for _ in range(-(-KEPT_FIELDS // len(plate.fields))):
+        other = open_plate(written)
+        for field in other.fields:
+            other.image(field)
+    reads.clear()
+    plate.image(plate.fields[0])
+    assert reads
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from bgscale.settings import (
     get_setting,
     pack,
     select_donors,
+    shares,
+    shortlist,
     uncovered_bits,
 )
 
@@ -423,6 +425,32 @@ def test_the_bank_does_not_depend_on_the_order_of_the_cells(cells, per_class, pe
     expected = ids(cells)
     assert ids(cells.take(shuffled)) == expected
     assert all(len(members) <= per_class for members in expected)
+
+
+@given(
+    screens_of_cells(), st.integers(1, 30), st.integers(0, 4), st.integers(1, 4), st.integers(0, 9)
+)
+def test_the_bank_is_the_same_when_parts_of_the_screen_are_narrowed_down_first(
+    cells, per_class, per_field, parts, seed
+):
+    drawn = {"seed": seed, "purpose": "d"}
+    count = cells.protein.max(initial=-1) + 1
+    labels, present = np.zeros((count, cells.labels.shape[1]), bool), np.zeros(count, bool)
+    labels[cells.protein], present[cells.protein] = cells.labels, True
+    share = shares(labels, present, per_class=per_class, **drawn)
+    # all cells of a field lie in one part, as on a plate
+    part = np.random.default_rng(seed).integers(0, parts, 1000)[cells.field]
+    left = []
+    for number in range(parts):
+        rows = np.flatnonzero(part == number)
+        left.append(rows[shortlist(cells.take(rows), share, **drawn)])
+    left = np.concatenate(left)
+    groups = np.unique(np.stack([cells.protein, cells.field], axis=1), axis=0)
+    assert len(left) <= share[groups[:, 0]].sum()
+    expected = select_donors(cells, per_class=per_class, per_field=per_field, **drawn)
+    chosen = select_donors(cells.take(left), per_class=per_class, per_field=per_field, **drawn)
+    for ours, theirs in zip(chosen, expected, strict=True):
+        assert cells.ids[left[ours]].tolist() == cells.ids[theirs].tolist()
 
 
 def test_seed_and_purpose_change_the_bank():

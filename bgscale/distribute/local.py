@@ -23,7 +23,8 @@ TUNED = {
     "distributed.admin.tick.interval": "200ms",
     "distributed.admin.system-monitor.interval": "2s",
     "distributed.worker.memory.monitor-interval": "500ms",
-    "distributed.worker.profile.interval": "100ms",
+    # the call stacks of an hour, of which it keeps one a second: they fill memory as a run goes on
+    "distributed.worker.profile.enabled": False,
 }
 
 

@@ -35,8 +35,8 @@ from bgscale.ngff.pixels import Planes
 from bgscale.ngff.wells import list_fields
 from bgscale.schema import Reason
 
-KEPT_FIELDS = 1024
-"""Fields whose metadata are kept once they are read."""
+KEPT_FIELDS = 256
+"""Fields, of all plates that a process reads, whose metadata are kept: some 8 kB each."""
 LARGEST_LABEL = 2**31 - 1
 
 
@@ -79,8 +79,6 @@ class Plate:
         self.fields = fields
         self.problems = problems
         self._files = files_at(location)
-        self._read_image = lru_cache(maxsize=KEPT_FIELDS)(self._image)
-        self._read_labels = lru_cache(maxsize=KEPT_FIELDS)(self._label_names)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Plate, (self.location, self.version, self.fields, self.problems))
@@ -101,7 +99,7 @@ class Plate:
         FieldError
             METADATA, LABELS, TOO_LARGE or UNREADABLE.
         """
-        image, labels = self._read_image(ref.path), self._read_labels(ref.path)
+        image, labels = _image_of(self, ref.path), _labels_of(self, ref.path)
         return ImageInfo(
             image.scales.axes,
             image.array.shape,
@@ -127,7 +125,7 @@ class Plate:
         FieldError
             MISSING_CHANNEL: no such channel, or more than one of the name.
         """
-        image = self._read_image(ref.path)
+        image = _image_of(self, ref.path)
         count = dict(zip(image.scales.axes, image.array.shape, strict=True)).get("c", 1)
         return [_channel(str(ref), image.channels, count, name) for name in names]
 
@@ -162,7 +160,7 @@ class Plate:
             there is no such time or z.
         """
         indices = self.channel_indices(ref, channels)
-        image = self._read_image(ref.path)
+        image = _image_of(self, ref.path)
         planes = Planes(self._files, image.path, image.array, image.scales.axes, strict=True)
         return within(str(ref), lambda: planes.read(indices, time=time, z=z))
 
@@ -199,13 +197,13 @@ class Plate:
             several channels, or labels below 0 or beyond int32; UNREADABLE where it is damaged.
         """
         where = f"{ref}, labels {name!r}"
-        known = self._read_labels(ref.path)
+        known = _labels_of(self, ref.path)
         if name not in known:
             listed = ", ".join(known) or "none"
             msg = f"{where}: no such label image{nearest(name, known)}; there are: {listed}"
             raise FieldError(Reason.LABELS, msg)
         try:
-            label = self._read_image(f"{ref.path}/labels/{name}", labels=True)
+            label = _image_of(self, f"{ref.path}/labels/{name}", labels=True)
         except FieldError as error:
             raise _as_labels(error) from None
         planes = Planes(self._files, label.path, label.array, label.scales.axes, strict=False)
@@ -252,6 +250,16 @@ class Plate:
             return within(where, lambda: label_names(ome_attributes(document, self.version)))
         except FieldError as error:
             raise _as_labels(error) from None
+
+
+@lru_cache(maxsize=KEPT_FIELDS)
+def _image_of(plate: Plate, path: str, *, labels: bool = False) -> _Image:
+    return plate._image(path, labels=labels)
+
+
+@lru_cache(maxsize=KEPT_FIELDS)
+def _labels_of(plate: Plate, path: str) -> tuple[str, ...]:
+    return plate._label_names(path)
 
 
 def plate_name(location: str) -> str:

@@ -63,39 +63,32 @@ class ReliabilityCounts:
     correct: IntArray
 
     def __add__(self, other: "ReliabilityCounts") -> "ReliabilityCounts":
-        """Return the counts over the cells of both."""
-        return self.total([self, other])
-
-    @staticmethod
-    def total(counts: Sequence["ReliabilityCounts"]) -> "ReliabilityCounts":
-        """Return the counts over the cells of all.
+        """Return the counts over the cells of both.
 
         Raises
         ------
         InputError
             They differ in settings, labels or bins.
         """
-        first = counts[0]
-        for other in counts[1:]:
-            mine, theirs = ((len(c.cells), *c.cells.shape[2:]) for c in (first, other))
-            if mine != theirs:
-                msg = (
-                    f"counts {first.cells.shape} and {other.cells.shape} of (setting, protein, "
-                    "label, bin) do not add: both must have the same settings, labels and bins"
-                )
-                raise InputError(msg)
-        protein, rows = np.unique(np.concatenate([c.protein for c in counts]), return_inverse=True)
-        places = np.split(rows, np.cumsum([len(c.protein) for c in counts[:-1]]))
+        mine, theirs = ((len(c.cells), *c.cells.shape[2:]) for c in (self, other))
+        if mine != theirs:
+            msg = (
+                f"counts {self.cells.shape} and {other.cells.shape} of (setting, protein, "
+                "label, bin) do not add: both must have the same settings, labels and bins"
+            )
+            raise InputError(msg)
+        protein = np.union1d(self.protein, other.protein)
         target = np.empty(len(protein), np.int64)
         sums: dict[str, IntArray] = {}
         for name in ("cells", "confidence", "correct"):
-            like = getattr(first, name)
+            like = getattr(self, name)
             sums[name] = np.zeros((len(like), len(protein), *like.shape[2:]), np.int64)
-        for one, place in zip(counts, places, strict=True):
+        for one in (self, other):
+            place = np.searchsorted(protein, one.protein)
             target[place] = one.target
             for name, whole in sums.items():
                 whole[:, place] += getattr(one, name)
-        return ReliabilityCounts(protein.astype(np.int64), target, **sums)
+        return ReliabilityCounts(protein, target, **sums)
 
 
 def count_reliability(

@@ -126,8 +126,11 @@ def _need(job: Job, sizes: Sizes, name: str) -> Need:
     classes, crop = len(job.screen.classes), _crop_bytes(sizes)
     slots = bank_slots(job, sizes)
     if kind == "donors":
-        everyone = sum(sizes.cells.values())
-        return Need(1, classes * sum(slots) * 40, 24, 120 * everyone)
+        # tables of one plate, and of all fields of a protein as many cells as it might give
+        of_protein = math.ceil(sum(sizes.fields.values()) / len(job.screen.proteins)) or 1
+        left = min(classes * max(slots) * of_protein, sum(sizes.cells.values()))
+        memory = 120 * (max(sizes.cells.values()) + left)
+        return Need(1, classes * sum(slots) * 40, 24, memory)
     if kind == "bank":
         units = len(banks.BANKS) * classes
         return Need(
@@ -304,7 +307,9 @@ def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
     counted = 2 * settings * (classes + 1) * N_BINS * 8
     if kind == "reliability":
         draws = 3 * (DRAWS + 1) * (classes + 1) * N_BINS * 8
-        return Need(1, 5 * counted, 8, 60 * everyone // 5 + 6 * counted * proteins + draws)
+        # of one fit, cells and their confidence; the weights of the proteins, twice
+        memory = (counted + 2 * (DRAWS + 1) * 8) * proteins + draws
+        return Need(1, 5 * counted, 8, memory)
     told, units = 2 * settings * proteins * 8, -(-proteins // PROTEINS_A_UNIT)
     if kind == "pooled":
         again = 2 * settings * section.replicates * classes**2 * 8

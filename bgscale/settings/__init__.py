@@ -1,8 +1,8 @@
 """The background settings: who lends a background, and how it is put around the centre cell.
 
-A setting is a small frozen object, its parameters are data (`registry`). Donors are drawn
-(`donors`) or dealt (`dealing`), such as are covered well (`covering`), and pasted (`compose`).
-Reading donors, cutting crops and preprocessing are others' work.
+A setting is a small frozen object, its parameters are data (`registry`). From a bank (`choosing`)
+donors are drawn (`donors`) or dealt (`dealing`), such as are covered well (`covering`), and pasted
+(`compose`). Reading donors, cutting crops and preprocessing are others' work.
 
 References
 ----------
@@ -16,6 +16,7 @@ from bgscale.settings.averaged import (
     on_backgrounds,
     spread_classes,
 )
+from bgscale.settings.choosing import select_donors, shares, shortlist
 from bgscale.settings.compose import blocks, compose, compose_into, dilate, scaling
 from bgscale.settings.covering import (
     RIM_PX,
@@ -31,7 +32,6 @@ from bgscale.settings.donors import (
     Pool,
     draw_candidates,
     draw_donors,
-    select_donors,
 )
 from bgscale.settings.registry import SETTINGS, Setting, get_setting
 
@@ -58,6 +58,8 @@ __all__ = [
     "pack",
     "scaling",
     "select_donors",
+    "shares",
+    "shortlist",
     "spread_classes",
     "uncovered_bits",
 ]

@@ -1,7 +1,7 @@
-"""Who lends a background: the choice of a donor bank, and of a donor for every cell.
+"""Who lends a background: a donor of the bank for every cell.
 
 A donor is a function of (seed, purpose, cell id): never of batch, order or worker. Experiment 1
-deals them instead: `dealing`.
+deals them instead: `dealing`. Who is in the bank: `choosing`.
 """
 
 from dataclasses import dataclass
@@ -106,61 +106,6 @@ class Donors:
     def take(self, part: slice) -> "Donors":
         """Return the donors of some of the cells."""
         return Donors(self.localization[part], self.slot[part], self.missing[part])
-
-
-def select_donors(
-    cells: Cells, *, per_class: int, per_field: int, seed: int, purpose: str
-) -> list[Ints]:
-    """Choose the donor bank: rows of `cells`, one sorted list per class.
-
-    Only cells of proteins with a single class lend their background. Every protein gives equally
-    many (``per_class / proteins``; a protein with fewer gives all it has), and no field more than
-    `per_field`; among the candidates a hash of the cell decides. Where a class has more proteins
-    than `per_class`, drawn proteins give one cell each.
-
-    Parameters
-    ----------
-    cells : Cells
-        Candidates; rows with several labels or none are passed over.
-    per_class, per_field : int
-        `per_field` 0: twice an even share of the protein's fields.
-
-    Returns
-    -------
-    list of array (slot,), int64
-        Sorted by protein, field and identity, so that a protein is one range.
-    """
-    single = cells.labels.sum(1) == 1
-    chosen = []
-    for k in range(cells.labels.shape[1]):
-        rows = np.flatnonzero(single & cells.labels[:, k])
-        rows = rows[draw.order(seed, purpose, cells.ids[rows])]
-        # cells of a protein together, in that order
-        rows = rows[np.argsort(cells.protein[rows], kind="stable")]
-        proteins, starts = np.unique(cells.protein[rows], return_index=True)
-        groups = np.split(rows, starts[1:]) if len(proteins) else []
-        if len(proteins) > per_class:
-            drawn = draw.order(seed, f"{purpose}/protein", proteins.astype(np.uint64))
-            groups = [groups[i] for i in drawn[:per_class].tolist()]
-        quota = per_class // max(len(groups), 1)
-        picked = [_of_protein(own, cells.field, quota, per_field) for own in groups]
-        taken = np.concatenate(picked) if picked else np.empty(0, np.int64)
-        chosen.append(
-            taken[np.lexsort((cells.ids[taken], cells.field[taken], cells.protein[taken]))]
-        )
-    return chosen
-
-
-def _of_protein(rows: Ints, field: Ints, quota: int, per_field: int) -> Ints:
-    """Return the first `quota` rows that keep each field below its cap."""
-    fields, codes = np.unique(field[rows], return_inverse=True)
-    cap = per_field or -(-2 * quota // len(fields))
-    # rank of a row within its field, in the order given
-    by_field = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[by_field], np.arange(len(fields)))
-    rank = np.empty(len(rows), np.int64)
-    rank[by_field] = np.arange(len(rows)) - starts[codes[by_field]]
-    return rows[rank < cap][:quota]
 
 
 def draw_donors(

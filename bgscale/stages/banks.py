@@ -5,7 +5,7 @@ the chosen, contiguous by class, so that no later unit reads donors at random. R
 from the fields of plates; already cut crops have none, and get their cells replaced by medium.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from bgscale.distribute.units import Unit
 from bgscale.errors import InputError, UnitError
 from bgscale.results import INNER_CELLS
 from bgscale.schema import MEDIUM
-from bgscale.settings import Cells, Ints, select_donors
+from bgscale.settings import Cells, Ints
 from bgscale.stages.cells import Done, cell_ranges
+from bgscale.stages.choosing import Candidates, choose, evaluated_cells, joined
 from bgscale.stages.job import Job
 
 BANKS = ("donors", "windows", "centres")
@@ -26,25 +27,11 @@ WINDOW_NUMBER = 1 << 40
 """Identities of windows are numbered from here, those of cells in a field from 1."""
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Crops or windows that a bank may take.
-
-    Parameters
-    ----------
-    cells : Cells
-    rows : array (cell,), int64
-        Row among those of all plates.
-    """
-
-    cells: Cells
-    rows: Ints
-
-
 def donors(job: Job, unit: Unit) -> Done:
     """Choose donors, windows and centre cells, write who they are, create the banks' arrays."""
     del unit
-    if not job.cells_of(job.drawn_plates).usable.any():
+    job.in_fields(job.field_names, job.config.evaluation.fields, "evaluation.fields")
+    if not any(job.cells(plate).usable.any() for plate in job.drawn_plates):
         msg = (
             f"no cell that can be used on {', '.join(job.drawn_plates)}: `bgscale status` and the "
         )
@@ -53,37 +40,33 @@ def donors(job: Job, unit: Unit) -> Done:
     files: list[str] = []
     summary = {}
     for bank in BANKS:
-        found = candidates(job, bank)
-        chosen = _choose(job, bank, found.cells)
+        found, chosen = _choose(job, bank)
         files += _write_index(job, bank, found, chosen)
         summary[bank] = [len(c) for c in chosen]
     return files, summary
 
 
-def candidates(job: Job, bank: str) -> Candidates:
-    """Return who may be taken: usable cells in fields that are evaluated.
+def candidates(job: Job, bank: str) -> Iterator[Candidates]:
+    """Yield, by plate, who may be taken: usable cells in fields that are evaluated.
 
     What lends its background lies wholly in its field.
     """
     if bank == "windows" and job.has_windows:
-        return _windows(job)
-    table = job.cells_of(job.drawn_plates)
-    able = table.usable & table.evaluated
-    if bank != "centres" and job.has_windows:
-        able &= _column(job, "padded_area") == 0
-    if bank == "windows":
-        able &= _column(job, "medium_area") >= crop_kernels.MIN_MEDIUM_PX
-    rows = np.flatnonzero(able)
-    return Candidates(table.cells.take(rows), rows)
+        yield from _windows(job)
+        return
+    for table, found in evaluated_cells(job, job.drawn_plates):
+        node, able = f"plates/{table.plate}/cells", np.ones(len(found.cells), np.bool_)
+        own = np.flatnonzero(table.usable & table.evaluated)
+        if bank != "centres" and job.has_windows:
+            able &= job.store.read(f"{node}/padded_area")[own] == 0
+        if bank == "windows":
+            able &= job.store.read(f"{node}/medium_area")[own] >= crop_kernels.MIN_MEDIUM_PX
+        yield found.take(able)
 
 
-def _column(job: Job, name: str) -> npt.NDArray[Any]:
-    return np.concatenate([job.store.read(f"plates/{p}/cells/{name}") for p in job.drawn_plates])
-
-
-def _windows(job: Job) -> Candidates:
-    """Return the cell-free windows that were found in the fields of the plates."""
-    parts, start, fields_before = [], 0, 0
+def _windows(job: Job) -> Iterator[Candidates]:
+    """Yield, by plate, the cell-free windows that were found in its fields."""
+    start = 0
     for plate in job.drawn_plates:
         node = f"plates/{plate}/windows"
         field, present = (job.store.read(f"{node}/{name}") for name in ("field", "present"))
@@ -100,24 +83,22 @@ def _windows(job: Job) -> Candidates:
             WINDOW_NUMBER + rows,
         )
         protein = protein[rows]
-        cells = Cells(ids, protein, fields_before + field[rows], job.labels_of(protein))
-        parts.append(Candidates(cells, start + rows))
+        codes = job.first_fields[plate] + field[rows]
+        yield Candidates(Cells(ids, protein, codes, job.labels_of(protein)), start + rows)
         start += len(field)
-        fields_before += len(attrs)
-    cells = Cells(
-        *(np.concatenate([getattr(p.cells, name) for p in parts])
-          for name in ("ids", "protein", "field", "labels"))
-    )  # fmt: skip
-    return Candidates(cells, np.concatenate([p.rows for p in parts]))
 
 
-def _choose(job: Job, bank: str, cells: Cells) -> list[Ints]:
-    section, seed = job.config.donors, job.config.seed
+def _choose(job: Job, bank: str) -> tuple[Candidates, list[Ints]]:
+    """Return candidates, and which of them are in the bank, by class."""
+    section = job.config.donors
     if bank == "centres":
-        return _choose_centres(job, cells)
-    wanted = section.per_class if bank == "donors" else section.windows_per_class
-    chosen = select_donors(
-        cells, per_class=wanted, per_field=section.per_field, seed=seed, purpose=bank
+        return _choose_centres(job)
+    found, chosen = choose(
+        job,
+        lambda: candidates(job, bank),
+        per_class=section.per_class if bank == "donors" else section.windows_per_class,
+        per_field=section.per_field,
+        purpose=bank,
     )
     needed = bank == "donors" or any(s.source == "window" for s in job.settings)
     for name, rows in zip(job.classes, chosen, strict=True):
@@ -130,14 +111,17 @@ def _choose(job: Job, bank: str, cells: Cells) -> list[Ints]:
                 f"at least {section.min_pool}: {lower}{more} merge rare classes or add cells"
             )
             raise InputError(msg)
-    return chosen
+    return found, chosen
 
 
-def _choose_centres(job: Job, cells: Cells) -> list[Ints]:
+def _choose_centres(job: Job) -> tuple[Candidates, list[Ints]]:
     """Return experiment 1's cells of each class, in the seeded order its folds are cut from."""
     section = job.config.classification
-    single = cells.labels.sum(1) == 1
-    members = [np.flatnonzero(single & cells.labels[:, k]) for k in range(len(job.classes))]
+    found = joined(
+        own.take(np.concatenate(_centres(job, own.cells, section.crops_per_class)))
+        for own in candidates(job, "centres")
+    )
+    members = _centres(job, found.cells, section.crops_per_class)
     smallest = min(range(len(members)), key=lambda k: len(members[k]))
     count = min(section.crops_per_class, len(members[smallest]))
     if count < section.folds:
@@ -147,8 +131,16 @@ def _choose_centres(job: Job, cells: Cells) -> list[Ints]:
             "plate map, or lower classification.folds"
         )
         raise InputError(msg)
-    order = (draw.order(job.config.seed, "centre", cells.ids[rows]) for rows in members)
-    return [rows[first[:count]] for rows, first in zip(members, order, strict=True)]
+    return found, [rows[:count] for rows in members]
+
+
+def _centres(job: Job, cells: Cells, count: int) -> list[Ints]:
+    """Return the first cells of single-class proteins, by class, in their seeded order."""
+    single, members = cells.labels.sum(1) == 1, []
+    for k in range(len(job.classes)):
+        rows = np.flatnonzero(single & cells.labels[:, k])
+        members.append(rows[draw.order(job.config.seed, "centre", cells.ids[rows])[:count]])
+    return members
 
 
 def _write_index(job: Job, bank: str, found: Candidates, chosen: list[Ints]) -> list[str]:

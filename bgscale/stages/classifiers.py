@@ -8,8 +8,9 @@ import numpy as np
 from bgscale import proportions as kernels
 from bgscale.distribute.units import Unit
 from bgscale.proportions import Folds, Panel
-from bgscale.settings import Ints, select_donors
+from bgscale.settings import Ints
 from bgscale.stages.cells import Done
+from bgscale.stages.choosing import choose, evaluated_cells
 from bgscale.stages.embedding import model_of, provenance
 from bgscale.stages.job import Job, PlateCells
 
@@ -117,19 +118,19 @@ def classifiers(job: Job, unit: Unit) -> Done:
     name, s = unit.stage.split("/")[1], unit.start
     section, store = job.config.proportions, job.store
     layer = model_of(job.text, name).spec.profile_layer
-    table, groups = job.everyone, groups_of(job)
-    rows, folds = evaluated(table), groups.folds
-    chosen = select_donors(
-        table.cells.take(rows),
+    groups = groups_of(job)
+    folds = groups.folds
+    found, chosen = choose(
+        job,
+        lambda: (own for _, own in evaluated_cells(job, job.plates)),
         per_class=section.cells_per_class,
         per_field=section.cells_per_class,
-        seed=job.config.seed,
         purpose="fit",
     )
-    train = np.sort(rows[np.concatenate(chosen)])
-    features = job.read_rows(f"embeddings/{name}/{layer}/embedding", train, s)
+    train = found.take(np.sort(np.concatenate(chosen)))
+    features = job.read_rows(f"embeddings/{name}/{layer}/embedding", train.rows, s)
     present = np.isfinite(features).all(1)
-    group = groups.of(*(a[train[present]] for a in (table.cells.protein, table.cells.field)))
+    group = groups.of(train.cells.protein[present], train.cells.field[present])
     target, fold = folds.target[group], folds.fold[group]
     count = int(folds.fold.max()) + 1
     seen = [np.unique(target[(target >= 0) & (fold != f)]) for f in range(count)]

@@ -146,15 +146,14 @@ class Job:
 
     @cached_property
     def everyone(self) -> "PlateCells":
-        """The cells of all plates, one plate after the other; so are their field codes."""
-        return self.cells_of(self.plates)
+        """The cells of all plates, one plate after the other; so are their field codes.
 
-    def cells_of(self, plates: Sequence[str]) -> "PlateCells":
-        """Return the cells of the first plates, as `everyone` has them."""
+        For a process that holds all cells anyway; others go plate by plate.
+        """
+        plates = self.plates
         self.in_fields(self.field_names, self.config.evaluation.fields, "evaluation.fields")
         sizes = [self.store.array(f"plates/{plate}/cells/id").shape[0] for plate in plates]
         starts = np.cumsum([0, *sizes]).tolist()
-        fields = np.cumsum([0, *(self.field_count(plate) for plate in plates)]).tolist()
         n = starts[-1]
         ids, protein, field = np.empty(n, np.uint64), np.empty(n, np.int64), np.empty(n, np.int64)
         labels = np.empty((n, len(self.classes)), np.bool_)
@@ -163,7 +162,7 @@ class Job:
         for i, plate in enumerate(plates):
             table, here = self.cells(plate), slice(starts[i], starts[i + 1])
             ids[here], protein[here] = table.cells.ids, table.cells.protein
-            field[here] = table.cells.field + fields[i]
+            field[here] = table.cells.field + self.first_fields[plate]
             labels[here] = table.cells.labels
             usable[here], evaluated[here] = table.usable, table.evaluated
         return PlateCells("", Cells(ids, protein, field, labels), usable, evaluated)

@@ -286,19 +286,22 @@ def read_sums(
             yield plate, states
 
 
-def read_counts(
-    job: Job, name: str, plate: str, shard: int, proteins: slice
-) -> list[ReliabilityCounts]:
-    """Return the counts of a shard's single-class proteins, by fit."""
-    node, whole = f"{node_of(plate, name)}/sums", slice(None)
-    code = job.store.read(f"{node}/protein", shard, proteins).astype(np.int64)
-    target = target_of(job)[code]
-    own = np.flatnonzero(target >= 0)
-    values = [
-        job.store.read(f"{node}/bin_{v}", shard, whole, whole, proteins)[:, :, own].astype(np.int64)
-        for v in ("cells", "confidence", "correct")
-    ]
-    return [
-        ReliabilityCounts(code[own], target[own], *(array[f] for array in values))
-        for f in range(len(FITS))
-    ]
+def read_counts(job: Job, name: str, fit: int) -> ReliabilityCounts:
+    """Return the counts of all single-class proteins under one fit, added up plate by plate."""
+    target, codes = target_of(job), _codes_of(job, name)
+    every = np.unique(np.concatenate([protein.ravel() for protein, _, _ in codes.values()]))
+    known = every[every != NONE].astype(np.int64)
+    known = known[target[known] >= 0]
+    sums: dict[str, Ints] = {}
+    for plate, (protein, _, _) in codes.items():
+        for variable in ("cells", "confidence", "correct"):
+            array = job.store.array(f"{node_of(plate, name)}/sums/bin_{variable}")
+            # (shard, setting, slot, ...)
+            found = array[:, fit]
+            shape = found.shape[1], len(known), *found.shape[3:]
+            whole = sums.setdefault(variable, np.zeros(shape, np.int64))
+            for here, own in zip(found, protein, strict=True):
+                slot = np.flatnonzero(np.isin(own, known))
+                # in a shard a protein has one slot
+                whole[:, np.searchsorted(known, own[slot])] += here[:, slot]
+    return ReliabilityCounts(known, target[known], **sums)

@@ -1,6 +1,7 @@
 """Experiment 2: whether the softmax can be believed, from what the shards of cells have counted."""
 
 import numpy as np
+import xarray as xr
 
 from bgscale import proportions as kernels
 from bgscale.distribute.units import Unit
@@ -8,7 +9,7 @@ from bgscale.stages.cells import Done
 from bgscale.stages.classifiers import FITS
 from bgscale.stages.embedding import provenance
 from bgscale.stages.job import Job
-from bgscale.stages.predictions import read_counts, shards_with
+from bgscale.stages.predictions import read_counts
 
 
 def create_reliability(job: Job, name: str) -> None:
@@ -46,19 +47,19 @@ def create_reliability(job: Job, name: str) -> None:
 def reliability(job: Job, unit: Unit) -> Done:
     """Add what all shards have counted, and divide."""
     name, store = unit.stage.split("/")[1], job.store
-    found = [
-        read_counts(job, name, plate, shard, span)
-        for plate, shard, span, _ in shards_with(job, name, 0, len(job.proteins))
-    ]
-    whole = [kernels.ReliabilityCounts.total(of_fit) for of_fit in zip(*found, strict=True)]
-    made = [
-        kernels.reliability_of(
-            counts, settings=job.config.settings, localizations=job.classes, seed=job.config.seed
-        )
-        for counts in whole
-    ]
+    # a fit at a time: the counts of all proteins are the most that a unit holds
+    made, proteins = zip(*(_of_fit(job, name, fit) for fit in range(len(FITS))), strict=True)
     files = []
     for variable in kernels.DESCRIPTIONS:
         values = np.stack([dataset[variable].to_numpy() for dataset in made])
         files += store.write(f"reliability/{name}/{variable}", [(0, len(FITS))], values)
-    return files, {"proteins": len(whole[0].protein)}
+    return files, {"proteins": max(proteins)}
+
+
+def _of_fit(job: Job, name: str, fit: int) -> tuple[xr.Dataset, int]:
+    """Return the reliability of one fit, and of how many proteins it is."""
+    counts, config = read_counts(job, name, fit), job.config
+    found = kernels.reliability_of(
+        counts, settings=config.settings, localizations=job.classes, seed=config.seed
+    )
+    return found, len(counts.protein)
