@@ -147,6 +147,24 @@ def test_the_features_do_not_depend_on_the_number_of_threads(engine, crops):
             np.testing.assert_array_equal(values, other[layer])
 
 
+def test_torch_keeps_to_one_thread_while_micro_batches_are_under_way(crops):
+    seen, before = [], torch.get_num_threads()
+    images = torch.from_numpy(crops[:16, :1].astype(np.float32))
+
+    def batch(part):
+        seen.append(torch.get_num_threads())
+        return images, None
+
+    try:
+        torch.set_num_threads(2)
+        for engine in FLOAT32, TORCH_BFLOAT16:
+            model_of("pifia").on(engine).begin(16, batch)()
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 2]
+
+
 def test_threads_of_a_worker_do_not_mix_their_crops(crops):
     model = model_of("tiny").on(FLOAT32)
     several = [seen_by(model, np.roll(crops, n, axis=0)).repeat(3, axis=0) for n in range(4)]

@@ -9,7 +9,8 @@ float32.
 import copy
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from typing import Any, TypeAlias
 
@@ -124,6 +125,17 @@ def prepared(network: nn.Module) -> nn.Module:
 def _compiled(network: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[..., Any]:
     # a second batch size would compile it again; and there is none
     return torch.compile(network, dynamic=False, options={"freezing": True})
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Within the block, torch's own steps have so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _OpenVino(Runner):

@@ -14,8 +14,7 @@ import json
 import math
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from bgscale.draw import digest64
 from bgscale.errors import ConfigError, InputError
 from bgscale.models import MODELS
+from bgscale.models.backends import torch_threads
 from bgscale.models.batches import BoolArray, Crops, IntArray, balanced, split_by_group
 from bgscale.models.embedding import EmbeddingModel, check_masks
 from bgscale.models.engine import processor
@@ -206,7 +206,7 @@ def fit(
         state.read(mine, token)
     if team.size > 1:
         _begin_together(state, token, team)
-    with _torch_threads(config.threads):
+    with torch_threads(config.threads):
         while not state.finished():
             line = _epoch(state, objective, team)
             state.add(line)
@@ -359,16 +359,6 @@ def _schedule(progress: float) -> float:
     if progress < WARM_UP_FRACTION:
         return progress / WARM_UP_FRACTION
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP_FRACTION) / (1 - WARM_UP_FRACTION)))
-
-
-@contextmanager
-def _torch_threads(n: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _token(
