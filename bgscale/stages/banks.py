@@ -19,7 +19,7 @@ from bgscale.results import INNER_CELLS
 from bgscale.schema import MEDIUM
 from bgscale.settings import Cells, Ints
 from bgscale.stages.cells import Done, cell_ranges
-from bgscale.stages.choosing import Candidates, choose, evaluated_cells, joined
+from bgscale.stages.choosing import Candidates, choose, evaluated, evaluated_cells, joined
 from bgscale.stages.job import Job
 
 BANKS = ("donors", "windows", "centres")
@@ -55,8 +55,8 @@ def candidates(job: Job, bank: str) -> Iterator[Candidates]:
         yield from _windows(job)
         return
     for table, found in evaluated_cells(job, job.drawn_plates):
-        node, able = f"plates/{table.plate}/cells", np.ones(len(found.cells), np.bool_)
-        own = np.flatnonzero(table.usable & table.evaluated)
+        node, own = f"plates/{table.plate}/cells", evaluated(table)
+        able = np.ones(len(own), np.bool_)
         if bank != "centres" and job.has_windows:
             able &= job.store.read(f"{node}/padded_area")[own] == 0
         if bank == "windows":

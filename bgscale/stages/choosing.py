@@ -47,12 +47,17 @@ def joined(parts: Iterable[Candidates]) -> Candidates:
     return Candidates(cells, np.concatenate([part.rows for part in found]))
 
 
+def evaluated(table: PlateCells) -> Ints:
+    """Return the rows of a cell table that take part in the evaluation."""
+    return np.flatnonzero(table.usable & table.evaluated)
+
+
 def evaluated_cells(job: Job, plates: Sequence[str]) -> Iterator[tuple[PlateCells, Candidates]]:
     """Yield each of the first plates with its usable cells in fields that are evaluated."""
     start = 0
     for plate in plates:
         table = job.cells(plate)
-        own = np.flatnonzero(table.usable & table.evaluated)
+        own = evaluated(table)
         cells = table.cells.take(own)
         codes = Cells(cells.ids, cells.protein, cells.field + job.first_fields[plate], cells.labels)
         yield table, Candidates(codes, start + own)

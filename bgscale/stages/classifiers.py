@@ -10,9 +10,9 @@ from bgscale.distribute.units import Unit
 from bgscale.proportions import Folds, Panel
 from bgscale.settings import Ints
 from bgscale.stages.cells import Done
-from bgscale.stages.choosing import choose, evaluated_cells
+from bgscale.stages.choosing import choose, evaluated, evaluated_cells
 from bgscale.stages.embedding import model_of, provenance
-from bgscale.stages.job import Job, PlateCells
+from bgscale.stages.job import Job
 
 FITS = ("fixed", "matched")
 """Fitted on `original` and applied to all settings; fitted and applied within a setting."""
@@ -41,11 +41,6 @@ class Groups:
         """Return the group of each cell; all cells must be in one."""
         key = self.protein * self.fields + self.field
         return np.searchsorted(key, protein * self.fields + field).astype(np.int64)
-
-
-def evaluated(table: PlateCells) -> Ints:
-    """Return the rows of a cell table that take part in the evaluation."""
-    return np.flatnonzero(table.usable & table.evaluated)
 
 
 @lru_cache(maxsize=2)

@@ -20,7 +20,8 @@ from bgscale.distribute.units import Unit
 from bgscale.proportions import ProportionState, ReliabilityCounts
 from bgscale.settings import Ints
 from bgscale.stages.cells import Done, shard_cells
-from bgscale.stages.classifiers import FITS, evaluated, groups_of, panels
+from bgscale.stages.choosing import evaluated
+from bgscale.stages.classifiers import FITS, groups_of, panels
 from bgscale.stages.embedding import FEATURE_CHUNK, model_of, provenance
 from bgscale.stages.job import Job
 
@@ -298,8 +299,10 @@ def read_counts(job: Job, name: str, fit: int) -> ReliabilityCounts:
             array = job.store.array(f"{node_of(plate, name)}/sums/bin_{variable}")
             # (shard, setting, slot, ...)
             found = array[:, fit]
-            shape = found.shape[1], len(known), *found.shape[3:]
-            whole = sums.setdefault(variable, np.zeros(shape, np.int64))
+            if variable not in sums:
+                shape = found.shape[1], len(known), *found.shape[3:]
+                sums[variable] = np.zeros(shape, np.int64)
+            whole = sums[variable]
             for here, own in zip(found, protein, strict=True):
                 slot = np.flatnonzero(np.isin(own, known))
                 # in a shard a protein has one slot

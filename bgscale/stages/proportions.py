@@ -14,7 +14,8 @@ from bgscale.distribute.units import Unit
 from bgscale.proportions import ProportionState
 from bgscale.results import rows_of
 from bgscale.stages.cells import MIN_SHARDS, Done
-from bgscale.stages.classifiers import FITS, evaluated, groups_of
+from bgscale.stages.choosing import evaluated
+from bgscale.stages.classifiers import FITS, groups_of
 from bgscale.stages.embedding import provenance
 from bgscale.stages.job import Job
 from bgscale.stages.predictions import node_of, read_sums
