@@ -16,9 +16,9 @@ from bgscale.distribute.ledger import Ledger
 from bgscale.errors import BgscaleError, InputError
 from bgscale.models import load_model
 from bgscale.models.engine import Engine
-from bgscale.run import Run
+from bgscale.run import Run, costs
 from bgscale.run.amounts import UNITS, Amount
-from bgscale.run.costs import Cost, Costs, Machine, asked_machine, hours, sheet
+from bgscale.run.costs import Cost, Costs, Machine, asked_machine, hours, seconds_on, sheet
 from bgscale.run.estimate import Need
 from bgscale.run.plan import StagePlan
 from bgscale.run.rates import (
@@ -65,30 +65,63 @@ def own(finished: Path) -> Rates:
 
 def test_a_stage_takes_as_many_rounds_as_its_units_need() -> None:
     # ten units of 6 s: 4 workers need three rounds, 64 workers one
-    seconds = cost(60.0).seconds_on
+    def seconds(machine: Machine) -> float | None:
+        return seconds_on(machine, [cost(60.0)])
+
     assert seconds(Machine(1)) == pytest.approx(60)
     assert seconds(Machine(4)) == pytest.approx(18)
     assert seconds(Machine(64)) == pytest.approx(6)
-    assert cost(None).seconds_on(Machine(4)) is None
-    assert cost(None, units=0).seconds_on(Machine(4)) == 0
+    assert seconds_on(Machine(4), [cost(None)]) is None
+    assert seconds_on(Machine(4), [cost(None, units=0)]) == 0
 
 
 def test_units_shorter_than_the_scheduler_needs_wait_for_it() -> None:
     cluster = ClusterRate(unit_seconds=0.005, ratio=1.0, processes=2, source="a test")
     short = cost(1.0, units=1000)
-    assert short.seconds_on(Machine(64), cluster) == pytest.approx(5)
+    assert seconds_on(Machine(64), [short], cluster) == pytest.approx(5)
     # a single process has no scheduler
-    assert short.seconds_on(Machine(1), cluster) == pytest.approx(1)
+    assert seconds_on(Machine(1), [short], cluster) == pytest.approx(1)
 
 
 def test_with_gpus_these_alone_embed() -> None:
     embed = cost(8000.0, units=16, gpu=80.0, kind="embed", model="m", embeds=True)
-    assert embed.seconds_on(Machine(16)) == pytest.approx(500)
+    assert seconds_on(Machine(16), [embed]) == pytest.approx(500)
     # of a GPU eight shards are a unit: two units of 40 s
-    assert embed.seconds_on(Machine(16, 1)) == pytest.approx(80)
-    assert embed.seconds_on(Machine(16, 8)) == pytest.approx(40)
-    assert cost(8000.0, kind="embed", embeds=True).seconds_on(Machine(16, 1)) is None
-    assert cost(60.0, gpu=1.0).seconds_on(Machine(1, 1)) == pytest.approx(60)
+    assert seconds_on(Machine(16, 1), [embed]) == pytest.approx(80)
+    assert seconds_on(Machine(16, 8), [embed]) == pytest.approx(40)
+    unknown = cost(8000.0, kind="embed", embeds=True)
+    assert seconds_on(Machine(16, 1), [unknown]) is None
+    assert seconds_on(Machine(16, 1), [embed, unknown]) is None
+    assert seconds_on(Machine(1, 1), [cost(60.0, gpu=1.0)]) == pytest.approx(60)
+
+
+def test_the_units_of_all_plates_go_together() -> None:
+    plates = [cost(6.0, units=1, stage=f"gather/P{n}", kind="gather") for n in range(9)]
+    assert seconds_on(Machine(1), plates) == pytest.approx(54)
+    assert seconds_on(Machine(4), plates) == pytest.approx(18)
+    assert seconds_on(Machine(64), plates) == pytest.approx(6)
+    # a plate that is done takes no part
+    assert seconds_on(Machine(4), [*plates[:8], cost(None, units=0)]) == pytest.approx(12)
+    # another stage waits, even where workers have nothing to do
+    other = cost(60.0, kind="ranges", stage="ranges/P0")
+    assert Costs([], [*plates, other], None, "x").seconds_on(Machine(64)) == pytest.approx(12)
+    # on GPUs three units of eight shards of each plate, 30 s each
+    embed = [cost(None, units=20, gpu=90.0, kind="embed", model="m", embeds=True) for _ in range(4)]
+    assert seconds_on(Machine(1, 8), embed) == pytest.approx(60)
+
+
+def test_a_plan_gives_each_plate_its_part_of_the_hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "this_machine", lambda: Machine(2))
+    some = [
+        cost(7200.0, units=2, stage="cut/P1"),
+        cost(3600.0, units=1, stage="cut/P2"),
+        cost(0.0, units=0, stage="cut/P3"),
+        cost(None, units=1, stage="shifts/m", kind="shifts", model="m"),
+    ]
+    # three units of an hour on two cores: two rounds
+    assert Costs([], some, None, "x").hours() == {
+        "cut/P1": "1.3", "cut/P2": "0.67", "cut/P3": "0", "shifts/m": "?",
+    }  # fmt: skip
 
 
 def test_what_is_not_known_is_said_in_its_line_and_in_the_sum() -> None:

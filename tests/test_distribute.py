@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -183,7 +184,7 @@ class Bench:
         self.ledger = Ledger(str(self.store))
         self.units = plan_units("write", 80, 10, "token")
 
-    def run(self, *, stop=None, after=0, units=None, set_aside=None, **job):
+    def run(self, *, stop=None, after=0, units=None, set_aside=None, called="", **job):
         heard = Heard(stop, after)
         self.heard = heard
         text = json.dumps({"store": str(self.store), **job})
@@ -194,6 +195,7 @@ class Bench:
             ledger=self.ledger,
             client=self.client,
             listener=heard,
+            called=called,
             purpose="Writing",
             stop=stop,
             set_aside=set_aside,
@@ -428,6 +430,67 @@ def test_where_most_units_fail_none_is_set_aside(bench):
     with pytest.raises(UnitError, match="4 of 8 units failed"):
         bench.run(fail=dict.fromkeys(["0", "10", "20", "30"], "error"), set_aside=give_up)
     assert bench.done == EVERY[4:]
+
+
+def plates(length, *, size=10):
+    """Units of the same stage of two plates; those of the second begin at `length`."""
+    one = plan_units("write/A", length, size, "token")
+    two = plan_units("write/B", length, size, "token")
+    return [*one, *(replace(u, start=u.start + length, stop=u.stop + length) for u in two)]
+
+
+def test_stages_that_do_not_depend_on_each_other_go_together(bench):
+    bench.units = plates(40)
+    # on two workers each waits for the other: a unit of the one stage for one of the other
+    meet = {} if bench.client is None else {"meet": ["30", "40"]}
+    heard = bench.run(called="write", **meet)
+    assert heard.events[0] == ("started", "write", "Writing", 8, 0)
+    assert heard.events[-1] == ("finished", "write")
+    assert bench.done == EVERY
+    assert bench.attempts == EVERY
+    assert {unit.stage for unit in bench.ledger.recorded()} == {"write/A", "write/B"}
+
+
+def test_of_several_stages_each_may_lose_a_few_units(bench):
+    bench.units = plates(40)
+    # more in all than one stage may lose
+    fail = dict.fromkeys(["0", "10", "20", "50", "60"], "error")
+    bench.run(fail=fail, set_aside=give_up)
+    assert bench.done == EVERY
+    assert [int(name) for name, held in sorted(bench.content.items()) if held == b"lost"] == [
+        0, 10, 20, 50, 60,
+    ]  # fmt: skip
+
+
+def test_after_a_stage_that_is_given_up_no_other_is_begun(bench):
+    bench.units = plates(400)
+    fail = dict.fromkeys(["0", "10", "20", "30"], "error")
+    with pytest.raises(UnitError, match="4 of 80 units failed"):
+        bench.run(fail=fail, set_aside=give_up, seconds=0.02)
+    # all others of its stage are done, and what was begun beside its last ones
+    assert set(range(40, 400, 10)) <= set(bench.done)
+    assert bench.done == [k for k in bench.attempts if k >= 40]
+    assert len(bench.done) - 36 <= (0 if bench.client is None else 2 * 3)
+    with pytest.raises(UnitError, match="1 of "):
+        bench.run(fail={"0": "error"})
+    bench.run()
+    assert bench.done == list(range(0, 800, 10))
+
+
+@pytest.mark.cluster
+def test_where_units_of_a_stage_kill_their_workers_the_run_ends_after_it(
+    cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(execute, "SET_ASIDE_AT_MOST", 1)
+    bench = Bench(tmp_path, cluster)
+    bench.units = plates(40)
+    with pytest.raises(UnitError, match=r"units failed; .*was killed"):
+        # a worker that dies as soon as it is there is not always started again
+        bench.run(fail=dict.fromkeys(["0", "10"], "kill"), set_aside=give_up, seconds=0.2)
+    # neither was tried again alone
+    assert max(map(bench.attempts.count, (0, 10))) <= 4
+    assert not set(bench.done) & {0, 10}
+    cluster.wait_for_workers(2)
 
 
 @pytest.mark.cluster

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,9 @@ from test_run import Counter, assert_same_store
 from bgscale import fields, ngff, open_results, open_screen
 from bgscale.cli import main
 from bgscale.config import RunConfig, template
-from bgscale.errors import InputError
+from bgscale.distribute.listener import Silent
+from bgscale.distribute.units import Unit
+from bgscale.errors import InputError, InterruptedRunError
 from bgscale.models import load_model
 from bgscale.quality import summarise
 from bgscale.run import Run
@@ -176,6 +179,45 @@ def test_two_processes_give_the_same_bytes(
     config = plates_config(screen, tmp_path)
     Run.from_config(config).execute(cluster)
     assert_same_store(store, Path(config.store))
+
+
+def test_plates_go_together_and_a_run_that_stops_among_them_goes_on(
+    store: Path, screen: Path, tmp_path: Path
+) -> None:
+    class Heard(Silent):
+        def __init__(self, stop_in: str) -> None:
+            self.stages: dict[str, list[int]] = {}
+            self._stop_in = stop_in
+
+        def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
+            self.stages[stage] = [units, done]
+
+        def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
+            # the first unit of the second plate: its second one is not begun
+            if unit.stage == self._stop_in:
+                signal.raise_signal(signal.SIGTERM)
+
+    config = plates_config(screen, tmp_path, cells={"write_labels": True})
+    run = Run.from_config(config)
+    heard = Heard("embed/tiny/P2")
+    with pytest.raises(InterruptedRunError):
+        run.execute(listener=heard)
+    assert list(heard.stages) == [
+        "proteins", "segment", "labels", "measure", "gather", "cut", "ranges", "donors", "bank",
+        "sample", "embed/tiny",
+    ]  # fmt: skip
+    units = {s.name: s.units(run._job) for s in run.stages if s.name.startswith("embed/tiny/")}
+    first, second = units.values()
+    assert heard.stages["embed/tiny"] == [len(first) + len(second), 0]
+    assert len(second) > 1
+    heard = Heard("")
+    run.execute(listener=heard)
+    assert heard.stages["embed/tiny"] == [len(first) + len(second), len(first) + 1]
+    assert heard.stages["segment"][0] == heard.stages["segment"][1] > 0
+    node = "plates/P2/embeddings/tiny/profile/embedding"
+    np.testing.assert_array_equal(
+        open_results(config.store)[node].to_numpy(), open_results(store)[node].to_numpy()
+    )
 
 
 def test_pixels_of_a_field_are_read_a_few_times_and_only_once_to_open(

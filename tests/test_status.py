@@ -1,10 +1,12 @@
 """How far a run is can be asked from outside, also while it works."""
 
 import json
+import time
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
-from screens import config_of
+from screens import config_of, plates_config, write_plate_screen
 
 from bgscale.cli import main
 from bgscale.distribute.lock import held
@@ -40,6 +42,26 @@ def test_a_run_that_works_says_who_and_how_fast(small_screen: Path, tmp_path: Pa
     assert "run by process" in said
     assert "units a minute" in said
     assert "OSError: gone too" in said
+
+
+def test_of_a_stage_that_plates_share_all_units_count(tmp_path: Path) -> None:
+    config = plates_config(write_plate_screen(tmp_path / "screen"), tmp_path)
+    run = Run.from_config(config)
+    run.execute(until="cut")
+    stages = [stage for stage in run.stages if stage.name.startswith("cut/")]
+    units = [unit for stage in stages for unit in stage.units(run._job)]
+    assert {unit.stage for unit in units} == {"cut/P1", "cut/P2"}
+    run.ledger.forget_units(units[-2:])
+    with held(config.store), Narrator.of_store(config.store) as narrator:
+        narrator.stage_started("cut", "cells: cut", len(units), 0)
+        time.sleep(0.2)
+        found = status(config.store)["running"]
+    assert found["stage"] == "cut"
+    done = len(units) - 2
+    assert done > 0
+    rate = found["units_a_minute"] / 60
+    assert rate <= done / 0.2
+    assert found["seconds_left"] == pytest.approx(2 / rate, abs=0.6)
 
 
 def test_the_log_of_a_store_in_a_bucket_lies_here(tmp_path: Path) -> None:

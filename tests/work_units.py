@@ -31,6 +31,12 @@ def write(unit, job):
     marks = store.parent / "marks"
     marks.mkdir(exist_ok=True)
     (marks / f"{unit.start}.{os.getpid()}.{time.monotonic_ns()}").touch()
+    meet = job.get("meet", [])
+    deadline = time.monotonic() + 20
+    while str(unit.start) in meet and not all(list(marks.glob(f"{m}.*")) for m in meet):
+        if time.monotonic() > deadline:
+            raise TimeoutError("nobody came")
+        time.sleep(0.01)
     time.sleep(job.get("slow", {}).get(str(unit.start), job.get("seconds", 0)))
     kind = job.get("fail", {}).get(str(unit.start))
     if kind == "error":
@@ -54,5 +60,5 @@ def write(unit, job):
         time.sleep(60)
     name = f"out/{unit.start}"
     (store / "out").mkdir(parents=True, exist_ok=True)
-    (store / name).write_bytes(bytes(range(unit.start, unit.stop)))
+    (store / name).write_bytes(bytes(k % 256 for k in range(unit.start, unit.stop)))
     return [name], {"items": unit.stop - unit.start}

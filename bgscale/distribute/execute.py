@@ -1,4 +1,4 @@
-"""Run the units of one stage, in a loop or on a Dask cluster: the same function, the same bytes.
+"""Run the units of stages, in a loop or on a Dask cluster: the same function, the same bytes.
 
 The engine prints nothing. It reports to a `Listener`, keeps a bounded window of units in flight,
 and drains when it is told to stop: no new units, running ones finish. A unit that cannot be done
@@ -12,7 +12,8 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -99,6 +100,7 @@ def run_units(
     ledger: Ledger,
     client: Client | None = None,
     listener: Listener,
+    called: str = "",
     purpose: str = "",
     stop: Stop | None = None,
     set_aside: Work | None = None,
@@ -112,11 +114,13 @@ def run_units(
     work : callable
         A module-level function; see `Work`.
     units : sequence of Unit
-        Of one stage.
+        Of one stage, or of several that do not depend on each other, one after the other.
     job : str
         What every unit needs to know, as JSON; it is hashed and cached by the worker.
     client : distributed.Client, optional
         None runs them here, one after the other.
+    called, purpose : str
+        What the listener hears: a name, by default the stage's, and words for people.
     set_aside : callable, optional
         Marks what a unit would have written as lost, so that the stage is complete without it; runs
         here. Its summary says why, as "set_aside".
@@ -128,7 +132,7 @@ def run_units(
     Raises
     ------
     UnitError
-        Units failed and could not be set aside; the others of the stage have been done.
+        Units failed and could not be set aside; the others of their stage have been done.
     InputError, DiskFullError
         As the unit raised it.
     InterruptedRunError
@@ -138,8 +142,8 @@ def run_units(
         return
     done = ledger.done(units)
     todo = [unit for unit in units if unit not in done]
-    stage = units[0].stage
-    listener.stage_started(stage, purpose or stage, len(units), len(units) - len(todo))
+    called = called or units[0].stage
+    listener.stage_started(called, purpose or called, len(units), len(units) - len(todo))
     # not `stop or Stop()`: a stop that nobody asked for is false
     stop = Stop() if stop is None else stop
     if client is not None:
@@ -149,9 +153,16 @@ def run_units(
         outcomes = share(units, ledger, part, do, lambda: bool(stop))
     else:
         outcomes = _here(work, todo, job, ledger, stop)
+    sizes, left = Counter(unit.stage for unit in units), Counter(unit.stage for unit in todo)
     failures: list[tuple[Unit, BaseException]] = []
     fatal: BgscaleError | None = None
+
+    def given_up(stages: Collection[str]) -> bool:
+        failed = Counter(unit.stage for unit, _ in failures)
+        return any(failed[s] > (_few(sizes[s]) if set_aside else 0) for s in stages)
+
     for unit, outcome in outcomes:
+        left[unit.stage] -= 1
         if not isinstance(outcome, BaseException):
             listener.unit_done(unit, outcome)
         elif isinstance(outcome, (InputError, DiskFullError, InterruptedRunError)):
@@ -160,16 +171,18 @@ def run_units(
         else:
             failures.append((unit, outcome))
             listener.unit_failed(unit, _said(outcome))
+        if not left[unit.stage] and given_up([unit.stage]):
+            # the stages after it would not be begun either
+            stop.request("failures")
     if fatal is not None:
-        listener.stage_finished(stage)
+        listener.stage_finished(called)
         raise fatal
-    few = len(failures) <= _few(units)
-    if failures and set_aside is not None and few and not stop:
+    if failures and set_aside is not None and not given_up(sizes) and not stop:
         for unit, cause in failures:
             marked = partial(_marked, set_aside, _said(cause))
             listener.unit_done(unit, do_unit(marked, unit, job, ledger))
         failures = []
-    listener.stage_finished(stage)
+    listener.stage_finished(called)
     if failures:
         unit, cause = failures[0]
         msg = f"{len(failures)} of {len(todo)} units failed; the first, {unit.name}: {_said(cause)}"
@@ -179,8 +192,8 @@ def run_units(
         raise InterruptedRunError(msg)
 
 
-def _few(units: Sequence[Unit]) -> float:
-    return max(SET_ASIDE_AT_MOST, SET_ASIDE_SHARE * len(units))
+def _few(units: int) -> float:
+    return max(SET_ASIDE_AT_MOST, SET_ASIDE_SHARE * units)
 
 
 def _said(cause: BaseException) -> str:
@@ -222,17 +235,22 @@ def _on_cluster(
     batch = uuid.uuid4().hex
     do = partial(_do_unless_told, batch, work, job, ledger)
     flight = partial(_flight, client, do, batch=batch, stop=stop, resources=resources)
-    killers: list[tuple[Unit, Any]] = []
+    sizes, killed = Counter(unit.stage for unit in todo), Counter[str]()
+    blamed: list[tuple[Unit, Any]] = []
     for unit, outcome in flight(todo, _Window(client, resources).size):
-        if isinstance(outcome, KilledWorker):
-            killers.append((unit, outcome))
-        else:
+        if not isinstance(outcome, KilledWorker):
             yield unit, outcome
+            continue
+        blamed.append((unit, outcome))
+        killed[unit.stage] += 1
+        if killed[unit.stage] > _few(sizes[unit.stage]):
+            yield from (one for one in blamed if one[0].stage == unit.stage)
+            blamed = [one for one in blamed if one[0].stage != unit.stage]
     # Dask blames every unit that a lost worker held: alone, only the unit itself can have killed it
-    if len(killers) <= _few(todo) and not stop:
-        yield from flight([unit for unit, _ in killers], lambda: 1)
+    if stop:
+        yield from blamed
     else:
-        yield from killers
+        yield from flight([unit for unit, _ in blamed], lambda: 1)
 
 
 def _flight(

@@ -1,6 +1,7 @@
 """The stages of a run, their order, and what each result depends on.
 
-A stage is complete when all its units are; the next one starts then. How a stage knows whether it
+A stage is complete when all its units are. The same of all plates go together, as none of them
+depends on another; the next ones start when all are complete. How a stage knows whether it
 has to be redone: `bgscale.pipeline.order`.
 """
 
@@ -9,11 +10,11 @@ from functools import partial
 from bgscale.pipeline.found import add_crops, add_plates
 from bgscale.pipeline.models import add_model
 from bgscale.pipeline.order import Growth, Order
-from bgscale.pipeline.stage import VERSIONS, Stage, set_aside, work
+from bgscale.pipeline.stage import VERSIONS, Stage, groups, plate_of, set_aside, work
 from bgscale.stages import banks, cells, grid
 from bgscale.stages.job import Job
 
-__all__ = ["VERSIONS", "Growth", "Stage", "set_aside", "stages", "work"]
+__all__ = ["VERSIONS", "Growth", "Stage", "groups", "plate_of", "set_aside", "stages", "work"]
 
 
 def stages(job: Job, growth: Growth | None = None) -> list[Stage]:

@@ -51,8 +51,10 @@ def add_plates(job: Job, screen: PlateScreen, growth: Growth, order: Order) -> l
         prepare = partial(fields.create_labels, plate=plate)
         own = (node.format(plate, "labels"),)
         order.add(segment[-1], own, "fields: find cells", prepare, *by_field)
-        if section.write_labels:
-            labels = order.named("labels", plate, [segment[-1]])
+    if section.write_labels:
+        for plate, stage in zip(screen.plates, segment, strict=True):
+            labels = order.named("labels", plate, [stage])
+            by_field = partial(_fields, plate=plate), partial(fields.field_step, plate=plate)
             prepare = partial(fields.create_label_plate, plate=plate)
             order.add(labels, (), "label images as OME-Zarr", prepare, *by_field)
     for plate, stage in zip(screen.plates, segment, strict=True):

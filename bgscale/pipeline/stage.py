@@ -4,8 +4,9 @@ Owns `Stage`, and which function of `bgscale.stages` each kind of stage calls.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from bgscale.distribute.units import Unit, plan_units
 from bgscale.stages import (
@@ -124,6 +125,15 @@ class Stage:
     purpose: str
 
     @property
+    def group(self) -> str:
+        """Its name without its plate: stages of a group are the same of each plate.
+
+        None of them depends on another.
+        """
+        plate = plate_of(self.name)
+        return self.name.removesuffix(f"/{plate}") if plate else self.name
+
+    @property
     def can_lose(self) -> bool:
         """Whether the run can go on without a unit."""
         return self.name.partition("/")[0] in _LOSE
@@ -141,6 +151,25 @@ class Stage:
     def units(self, job: Job) -> list[Unit]:
         """Return the write units."""
         return plan_units(self.name, self.length(job), self.write_size(job), self.token)
+
+
+def plate_of(stage: str) -> str:
+    """Return the plate of a stage's name; empty where it has none.
+
+    Examples
+    --------
+    >>> plate_of("cut/P1"), plate_of("embed/tiny/P1"), plate_of("shifts/tiny")
+    ('P1', 'P1', '')
+    """
+    kind, *rest = stage.split("/")
+    if kind in ("embed", "predict"):
+        return rest[1]
+    return rest[0] if kind in ("segment", "labels", "measure", "gather", "cut", "ranges") else ""
+
+
+def groups(stages: Sequence[Stage]) -> list[list[Stage]]:
+    """Return stages in their order, those together that follow each other and are of one group."""
+    return [list(several) for _, several in groupby(stages, key=lambda stage: stage.group)]
 
 
 def work(unit: Unit, text: str) -> cells.Done:

@@ -1,7 +1,8 @@
 """What a run costs: hours of a core, of a GPU, and of machines of several, from measured rates.
 
-A stage's units are independent and take equally long, a stage begins when the one before it is
-complete: so a machine needs as many rounds of a stage as its workers go into the stage's units.
+A stage's units are independent and take equally long, and those of all plates go together; a stage
+begins when the one before it is complete on all plates. So a machine needs as many rounds of a
+stage as its workers go into the units of all plates.
 Every line names where its rate was measured; without a rate a time is not known, and is not left
 out of a sum without a word.
 """
@@ -81,21 +82,35 @@ class Cost(NamedTuple):
     gpu: Found | None
     disk_bytes: int
 
-    def seconds_on(self, machine: Machine, cluster: ClusterRate | None = None) -> float | None:
-        """Return how long a machine takes; None: not known."""
-        on_gpu = self.embeds and machine.gpus > 0
-        found = self.gpu if on_gpu else self.core
-        if not self.units:
-            return 0.0
-        if found is None:
-            return None
-        units, workers = self.units, machine.cores
-        if on_gpu:
-            workers = machine.gpus
-            units = math.ceil(units / SHARDS_A_GPU_UNIT) if self.kind == "embed" else units
-        rounds = math.ceil(units / workers)
-        dispatched = units * cluster.unit_seconds if cluster and workers > 1 else 0.0
-        return max(rounds * found.seconds / units, dispatched)
+    def workers_of(self, machine: Machine) -> int:
+        """Return how many workers of a machine share its units."""
+        return machine.gpus if self.embeds and machine.gpus else machine.cores
+
+    def found_for(self, machine: Machine) -> Found | None:
+        """Return the seconds of one of these workers; None: not known."""
+        return self.gpu if self.embeds and machine.gpus else self.core
+
+    def units_of(self, machine: Machine) -> int:
+        """Return into how many units it is cut for them."""
+        shards = SHARDS_A_GPU_UNIT if self.kind == "embed" and machine.gpus else 1
+        return math.ceil(self.units / shards)
+
+
+def seconds_on(
+    machine: Machine, several: Sequence[Cost], cluster: ClusterRate | None = None
+) -> float | None:
+    """Return how long a machine takes for the same stage of some plates; None: not known."""
+    several = [cost for cost in several if cost.units]
+    if not several:
+        return 0.0
+    found = [cost.found_for(machine) for cost in several]
+    if None in found:
+        return None
+    seconds = sum(each.seconds for each in found if each)
+    units, workers = sum(c.units_of(machine) for c in several), several[0].workers_of(machine)
+    rounds = math.ceil(units / workers)
+    dispatched = units * cluster.unit_seconds if cluster and workers > 1 else 0.0
+    return max(rounds * seconds / units, dispatched)
 
 
 @dataclass(frozen=True)
@@ -118,24 +133,39 @@ class Costs:
     cluster: ClusterRate | None
     processor: str
 
+    @property
+    def groups(self) -> dict[tuple[str, str], list[Cost]]:
+        """The stages by kind and model: those of a group are the same of each plate."""
+        found: dict[tuple[str, str], list[Cost]] = {}
+        for cost in self.stages:
+            found.setdefault((cost.kind, cost.model), []).append(cost)
+        return found
+
     def hours(self) -> dict[str, str]:
-        """Return what each stage takes on this machine, as text."""
+        """Return what each stage takes on this machine, as text: its part of its group's time."""
         here = this_machine()
-        return {cost.stage: hours(cost.seconds_on(here, self.cluster)) for cost in self.stages}
+        said: dict[str, str] = {}
+        for several in self.groups.values():
+            whole = seconds_on(here, several, self.cluster)
+            work = {c.stage: (c.found_for(here) or Found(0.0, "")).seconds for c in several}
+            share = None if whole is None else whole / (sum(work.values()) or 1.0)
+            said |= {s: hours(None if share is None else share * own) for s, own in work.items()}
+        return said
 
     def total(self) -> str:
         """Return the sum of that as a sentence."""
         if not any(cost.units for cost in self.stages):
             return "nothing is left to do"
         here = this_machine()
-        unknown = [c for c in self.stages if c.seconds_on(here, self.cluster) is None]
+        unknown = [c for c in self.stages if c.units and c.found_for(here) is None]
         more = f", without {_listed(unknown)}, not known" if unknown else ""
         left = hours(self.seconds_on(here))
         return f"what is left takes about {left} hours on the {here} here{more}; --costs says more"
 
     def seconds_on(self, machine: Machine) -> float:
         """Return how long a machine takes for all stages whose time is known."""
-        return sum(cost.seconds_on(machine, self.cluster) or 0.0 for cost in self.stages)
+        found = (seconds_on(machine, several, self.cluster) for several in self.groups.values())
+        return sum(seconds or 0.0 for seconds in found)
 
 
 def this_machine() -> Machine:
@@ -207,13 +237,11 @@ def sheet(costs: Costs, asked: Machine | None = None) -> str:
     titles = ["core-hours", "GPU-hours", "disk", *map(str, machines)]
     table = [["what is left of", *titles]]
     sources: list[str] = []
-    groups: dict[tuple[str, str], list[Cost]] = {}
-    for cost in costs.stages:
-        groups.setdefault((cost.kind, cost.model), []).append(cost)
-    for (kind, model), several in groups.items():
-        table.append([f"{kind}/{model}" if model else kind, *_cells(several, machines, costs)])
+    for (kind, model), several in costs.groups.items():
+        table.append([f"{kind}/{model}" if model else kind, *_cells([several], machines, costs)])
         sources.append(_source(several[0]))
-    table.append(["in all", *_cells(costs.stages, machines, costs, whole=False)])
+    whole = list(costs.groups.values())
+    table.append(["in all", *_cells(whole, machines, costs, whole=False)])
     sources.append("")
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     head, *rows = ("  ".join(
@@ -225,13 +253,18 @@ def sheet(costs: Costs, asked: Machine | None = None) -> str:
 
 
 def _cells(
-    several: Sequence[Cost], machines: Sequence[Machine], costs: Costs, *, whole: bool = True
+    groups: Sequence[Sequence[Cost]],
+    machines: Sequence[Machine],
+    costs: Costs,
+    *,
+    whole: bool = True,
 ) -> list[str]:
-    """Return hours and bytes of some stages; `whole`: one that is not known hides the others."""
+    """Return hours and bytes of some groups; `whole`: one that is not known hides the others."""
+    several = [cost for group in groups for cost in group]
     core = [cost.core and cost.core.seconds for cost in several if cost.units]
     gpu = [cost.gpu and cost.gpu.seconds for cost in several if cost.units and cost.embeds]
     columns = [core, gpu]
-    columns += [[cost.seconds_on(m, costs.cluster) for cost in several] for m in machines]
+    columns += [[seconds_on(m, group, costs.cluster) for group in groups] for m in machines]
     disk = human(sum(cost.disk_bytes for cost in several))
     texts = [_sum(column, whole=whole) for column in columns]
     if not any(cost.embeds for cost in several):
@@ -273,7 +306,8 @@ def _notes(costs: Costs, machines: Sequence[Machine]) -> list[str]:
     """Return what is assumed, and what is not known."""
     lines = [
         "Hours are of what is left. Units of a stage are independent and taken to be equally long,",
-        "a stage begins when the one before is complete; with GPUs these alone embed.",
+        "those of all plates go together, and a stage begins when the one before is complete; with",
+        "GPUs these alone embed.",
     ]
     if costs.cluster:
         rate = costs.cluster

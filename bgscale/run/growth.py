@@ -12,7 +12,7 @@ import numpy as np
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.units import Unit
 from bgscale.errors import FieldError
-from bgscale.pipeline import Growth, Stage
+from bgscale.pipeline import Growth, Stage, plate_of
 from bgscale.results import Store
 from bgscale.schema import Reason
 from bgscale.screen import AnyScreen, PlateScreen
@@ -20,14 +20,6 @@ from bgscale.screen import AnyScreen, PlateScreen
 Made = Mapping[str, Mapping[str, Any]]
 """Token, recipe, inputs and number of units of each stage that a store holds."""
 _UP_TO_DONORS = ("proteins", "segment", "measure", "gather", "cut", "ranges", "donors")
-
-
-def plate_of(stage: str) -> str:
-    """Return the plate of a stage's name; empty where it has none."""
-    kind, *rest = stage.split("/")
-    if kind in ("embed", "predict"):
-        return rest[1]
-    return rest[0] if kind in ("segment", "labels", "measure", "gather", "cut", "ranges") else ""
 
 
 def asked_about(stages: Sequence[Stage], made: Made, mended: Collection[str] = ()) -> list[str]:

@@ -349,26 +349,31 @@ class Run:
             with lock():
                 self._choose_engines(client, gpu, until, listener, redo=redo)
                 self._begin(until, silent_s=DEAD_AFTER_S if part else 0)
-            for stage in self._until(until):
-                if self._made().get(stage.name, {}).get("token") != stage.token:
+            for group in pipeline.groups(self._until(until)):
+                made, first = self._made(), group[0]
+                missing = [s for s in group if made.get(s.name, {}).get("token") != s.token]
+                if missing:
                     with lock():
-                        prepare(self.store, self._job, stage, self._stages)
+                        for stage in missing:
+                            prepare(self.store, self._job, stage, self._stages)
                 run_units(
                     pipeline.work,
-                    stage.units(self._job),
+                    [unit for stage in group for unit in stage.units(self._job)],
                     self._job.text,
                     ledger=self.ledger,
                     client=client,
                     listener=listener,
-                    purpose=stage.purpose,
+                    called=first.group if len(group) > 1 else first.name,
+                    purpose=first.purpose,
                     stop=stop,
-                    set_aside=pipeline.set_aside if stage.can_lose else None,
-                    resources=gpu if stage.embeds else None,
+                    set_aside=pipeline.set_aside if first.can_lose else None,
+                    resources=gpu if first.embeds else None,
                     part=part,
                 )
-                drop_aside(self.store, stage)
-                if part is None:
-                    self.ledger.bind(stage.name)
+                for stage in group:
+                    drop_aside(self.store, stage)
+                    if part is None:
+                        self.ledger.bind(stage.name)
             if part is None:
                 # of workers that were killed
                 self.store.sweep()
@@ -442,7 +447,7 @@ class Run:
         for stage in self._stages:
             old = made.get(stage.name)
             if old is not None and old["inputs"] != stage.inputs:
-                good |= {growing.plate_of(stage.name)} & set(failures)
+                good |= {pipeline.plate_of(stage.name)} & set(failures)
         return {plate: failures[plate] for plate in sorted(good)}
 
     def _samples(self) -> dict[str, dict[str, int]]:
@@ -456,7 +461,7 @@ class Run:
         for units in self._lost.values():
             self.ledger.forget_units(units)
         for stage in self._stages:
-            kind, plate = stage.name.split("/")[0], growing.plate_of(stage.name)
+            kind, plate = stage.name.split("/")[0], pipeline.plate_of(stage.name)
             if kind in ("segment", "labels") and plate in self._failed:
                 units = stage.units(self._job)
                 fields = self._failed[plate]

@@ -27,9 +27,9 @@ def status(path: str | Path) -> dict[str, Any]:
     -------
     dict
         ``stages``: by name, its token, units (None: not known yet), those done, purpose;
-        ``driver``: who runs it now, or None; ``running``: the stage that is worked on, with units
-        a minute and seconds left (None: not known yet), or None; ``failures``: the last of this
-        run, each with its unit and error.
+        ``driver``: who runs it now, or None; ``running``: the stage that is worked on, such as
+        "cut" for that of all plates, with units a minute and seconds left (None: not known yet), or
+        None; ``failures``: the last of this run, each with its unit and error.
     """
     store, ledger = Store(path), Ledger(spelled(path))
     attrs = store.attrs()
@@ -80,14 +80,19 @@ def _running(
     stages: dict[str, dict[str, Any]], events: list[dict[str, Any]]
 ) -> dict[str, Any] | None:
     started = [event for event in events if event.get("event") == "stage_started"]
-    if not started or started[-1]["stage"] not in stages:
+    if not started:
         return None
     last = started[-1]
-    stage = stages[last["stage"]]
-    done = stage["done"] - last["done"]
+    # of one stage, or of the same of each plate
+    names = [n for n in stages if n == last["stage"] or n.startswith(f"{last['stage']}/")]
+    if not names:
+        return None
+    several = [stages[name] for name in names]
+    units = sum(stage["units"] or 0 for stage in several)
+    done = sum(stage["done"] for stage in several)
     elapsed = max(time.time() - last["time"], 1e-3)
-    rate = done / elapsed
-    left = (stage["units"] - stage["done"]) / rate if rate > 0 and stage["units"] else None
+    rate = (done - last["done"]) / elapsed
+    left = (units - done) / rate if rate > 0 and units else None
     return {
         "stage": last["stage"],
         "units_a_minute": round(60 * rate, 2),

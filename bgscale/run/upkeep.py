@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from bgscale.distribute.ledger import Ledger
-from bgscale.pipeline import Stage
+from bgscale.pipeline import Stage, plate_of
 from bgscale.results import Store
-from bgscale.run.growth import Made, plate_of
+from bgscale.run.growth import Made
 from bgscale.stages.embedding import BEFORE
 from bgscale.stages.job import Job
 
@@ -93,7 +93,10 @@ def drop_aside(store: Store, stage: Stage) -> None:
 
 
 def prepare(store: Store, job: Job, stage: Stage, stages: Sequence[Stage]) -> None:
-    """Create the stage's arrays, once; it is entered as made when all are there."""
+    """Create the stage's arrays, once; it is entered as made when all are there.
+
+    `stages` are all of the run.
+    """
     made: dict[str, Any] = store.attrs()["stages"]
     # another part may have done it since we looked
     if made.get(stage.name, {}).get("token") == stage.token:
