@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bgscale import ngff
+from bgscale import ngff, pipeline
 from bgscale.config import RunConfig
 from bgscale.distribute.units import Unit, plan_units
 from bgscale.run import Run, StagePlan, versions
@@ -106,14 +106,17 @@ def executed(run: Run, plan: list[StagePlan], store: Path) -> dict[str, Any]:
     from bgscale.distribute.ledger import Ledger
 
     store.mkdir()
+    items = {item.stage: item for item in plan}
     ledger, text = Ledger(str(store)), run._job.text
     total = sum(item.need.units for item in plan)
     with connect(f"local:{PROCESSES}") as client:
         watch, before = Watch(client, total), resident_mb()
         wall, cpu = time.perf_counter(), time.process_time()
-        for item in plan:
-            run_units(nothing, units_of(item), text, ledger=ledger, client=client, listener=watch)
-            ledger.bind(item.stage)
+        for group in pipeline.groups(run.stages):
+            units = [unit for stage in group for unit in units_of(items[stage.name])]
+            run_units(nothing, units, text, ledger=ledger, client=client, listener=watch)
+            for stage in group:
+                ledger.bind(stage.name)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     started = time.perf_counter()
     assert len(ledger.done([unit for item in plan for unit in units_of(item)])) == total
