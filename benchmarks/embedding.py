@@ -5,6 +5,10 @@
 
 *Network.* Crops a second of each model on prepared tensors, all threads: eager torch in float32 as
 one would write it (logits and all), and every engine that this machine can run. In turn, medians.
+Beside it the limit: what the same engines reach where nothing is done but to convolve 256 channels
+into 256 (twelve times, 3 x 3, 16 x 16 pixels), the fastest of each precision, in arithmetic
+operations a second. An engine's share is that of what the network takes of them, up to the last
+layer that is read.
 
 *Unit.* A simulated screen of crops as camera counts is run up to its donor bank. Then the units of
 `embed`, serial: crops read from the store, donors drawn, five settings composed, scaled, embedded,
@@ -36,16 +40,19 @@ from typing import Any
 import numpy as np
 import torch
 from machine import conditions
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bgscale.config import RunConfig
 from bgscale.distribute.execute import run_units
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Silent
 from bgscale.models import load_model
-from bgscale.models.backends import Runner, runner
+from bgscale.models.backends import Runner, prepared, runner
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.models.engine import Engine, candidates, has_compiler, processor
 from bgscale.models.probe import sized
+from bgscale.models.spec import ModelSpec
 from bgscale.pipeline import work
 from bgscale.run import Run, versions
 from bgscale.settings import compose_into, scaling
@@ -54,6 +61,7 @@ from bgscale.simulate import ScreenSpec, write_crops
 PARTS = ("network", "unit", "composition")
 MODELS = ("pifia", "pci", "deeploc")
 SETTINGS = 5
+WIDE = 256
 SHARD_CELLS = 1024
 MB = 1e6
 
@@ -135,8 +143,75 @@ def bare(model: EmbeddingModel, engine: Engine) -> Runner:
         return runner(model.network, model.spec, engine)
 
 
-def networks(model: EmbeddingModel, device: str, *, count: int, repetitions: int) -> dict[str, Any]:
-    """Compare the engines with eager torch."""
+class Convolutions(nn.Module):
+    """A network that only convolves, as wide as the widest layers of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        several = (nn.Conv2d(WIDE, WIDE, 3, padding=1) for _ in range(12))
+        self.convolutions = nn.Sequential(*several)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return something of the last one, so that nothing is left out."""
+        return {"mean": self.convolutions(x.expand(-1, WIDE, -1, -1)).mean((2, 3))}
+
+    @classmethod
+    def model(cls) -> EmbeddingModel:
+        """Return it with a spec."""
+        spec = ModelSpec(
+            architecture="convolutions",
+            channels=("protein",),
+            preprocess=("minmax",),
+            masked_preprocess=("minmax", "mask"),
+            layers={"mean": WIDE},
+            classification_layer="mean",
+            profile_layer="mean",
+            input_size_px=16,
+            network_crop_px=16,
+        )
+        return EmbeddingModel(spec, cls().eval())
+
+
+def operations(model: EmbeddingModel) -> float:
+    """Return the arithmetic operations of a crop, up to the last layer that is read."""
+    edge = model.spec.network_crop_px
+    x = torch.zeros(1, model.spec.n_inputs, edge, edge)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        prepared(model.network)(x)
+    return float(counter.get_total_flops())
+
+
+def limit(device: str, *, count: int, repetitions: int) -> dict[str, Any]:
+    """Return operations a second of the fastest convolutions, in billions, by precision."""
+    model = Convolutions.model()
+    engines = engines_of(model, device)
+    x = prepared_tensors(model.on(engines[-1]))
+    each = operations(model) / 1e9
+    ways = {engine: bare(model.on(engine), engine) for engine in engines}
+    for run in ways.values():
+        passes(run, x, 2)
+    rates = alternating(
+        {str(e): lambda run=run: each * passes(run, x, count) for e, run in ways.items()},
+        repetitions,
+    )
+    found: dict[str, Any] = {}
+    for engine in engines:
+        row = {"engine": str(engine), "billions a second": rates[str(engine)]}
+        best = found.setdefault(engine.precision, row)
+        if rates[str(engine)]["median"] > best["billions a second"]["median"]:
+            found[engine.precision] = row
+    return found
+
+
+def networks(
+    model: EmbeddingModel,
+    device: str,
+    most: dict[str, Any],
+    *,
+    count: int,
+    repetitions: int,
+) -> dict[str, Any]:
+    """Compare the engines with eager torch, and with the limit."""
     engines = engines_of(model, device)
     x = prepared_tensors(model.on(engines[-1]))
     plain = copy.deepcopy(model.network).to(x.device, memory_format=torch.contiguous_format)
@@ -148,9 +223,16 @@ def networks(model: EmbeddingModel, device: str, *, count: int, repetitions: int
         {name: lambda run=run: passes(run, x, count) for name, run in ways.items()}, repetitions
     )
     eager = rates["eager torch, float32"]["median"]
+    each = operations(model) / 1e9
+    can = {str(e): most[e.precision]["billions a second"]["median"] for e in engines}
+    can["eager torch, float32"] = most["float32"]["billions a second"]["median"]
     return {
-        name: row | {"times eager": round(row["median"] / eager, 2)} for name, row in rates.items()
-    }
+        name: row | {
+            "times eager": round(row["median"] / eager, 2),
+            "share of the limit": round(each * row["median"] / can[name], 3),
+        }
+        for name, row in rates.items()
+    }  # fmt: skip
 
 
 def simulate(folder: Path, cells: int) -> Path:
@@ -312,10 +394,14 @@ def composition(cells: int, repetitions: int, block: int = 512) -> dict[str, Any
 
 def show(report: dict[str, Any]) -> None:
     """Print what was found."""
+    for precision, most in report.get("limit", {}).items():
+        figure = f"{most['billions a second']['median']:>10,.0f} billion operations a second"
+        print(f"limit, {precision:<31}{figure}, {most['engine']}")
     for name, rows in report.get("network", {}).items():
-        print(f"\n{name:<38}{'crops/s':>10}{'times eager':>14}")
+        print(f"\n{name:<38}{'crops/s':>10}{'times eager':>14}{'of the limit':>14}")
         for way, row in rows.items():
-            print(f"  {way:<36}{row['median']:>10,.0f}{row['times eager']:>14.2f}")
+            print(f"  {way:<36}{row['median']:>10,.0f}{row['times eager']:>14.2f}", end="")
+            print(f"{row['share of the limit']:>14.0%}")
     for name, unit in report.get("unit", {}).items():
         print(f"\n{name}, {unit['engine']}")
         for way in ("bare network", "store to store"):
@@ -358,12 +444,14 @@ def main() -> None:
             report["composition"] = composition(512 if options.quick else 4096, repetitions)
         if "unit" in parts:
             screen = simulate(folder, 14 if options.quick else options.cells)
+        count = 2 if options.quick else 8
+        if "network" in parts:
+            report["limit"] = limit(options.device, count=4 * count, repetitions=repetitions)
         for name in options.models.split(","):
             model = load_model(name)
             if "network" in parts:
-                count = 2 if options.quick else 8
                 report["network"][name] = networks(
-                    model, options.device, count=count, repetitions=repetitions
+                    model, options.device, report["limit"], count=count, repetitions=repetitions
                 )
             if "unit" in parts:
                 # the last one is of reduced precision where there are units for it
