@@ -117,10 +117,13 @@ def test_a_plan_gives_each_plate_its_part_of_the_hours(monkeypatch: pytest.Monke
         cost(3600.0, units=1, stage="cut/P2"),
         cost(0.0, units=0, stage="cut/P3"),
         cost(None, units=1, stage="shifts/m", kind="shifts", model="m"),
+        cost(None, units=0, stage="predict/m/P1", kind="predict", model="m"),
+        cost(None, units=4, stage="predict/m/P2", kind="predict", model="m"),
     ]
     # three units of an hour on two cores: two rounds
     assert Costs([], some, None, "x").hours() == {
-        "cut/P1": "1.3", "cut/P2": "0.67", "cut/P3": "0", "shifts/m": "?",
+        "cut/P1": "1.3", "cut/P2": "0.67", "cut/P3": "0", "shifts/m": "?", "predict/m/P1": "0",
+        "predict/m/P2": "?",
     }  # fmt: skip
 
 

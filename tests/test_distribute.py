@@ -1,5 +1,6 @@
 """Units cover a stage, records say what is done, and every way of running them does the same."""
 
+import errno
 import json
 import os
 import signal
@@ -15,14 +16,15 @@ import dask
 import psutil
 import pytest
 import work_units
-from distributed import LocalCluster
+from distributed import KilledWorker, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bgscale.distribute import cluster as cluster_module
 from bgscale.distribute import execute
+from bgscale.distribute.account import Stop
 from bgscale.distribute.cluster import connect
-from bgscale.distribute.execute import Stop, draining_signals, run_units
+from bgscale.distribute.execute import draining_signals, run_units
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Silent
 from bgscale.distribute.units import Unit, plan_units
@@ -184,7 +186,9 @@ class Bench:
         self.ledger = Ledger(str(self.store))
         self.units = plan_units("write", 80, 10, "token")
 
-    def run(self, *, stop=None, after=0, units=None, set_aside=None, called="", **job):
+    def run(
+        self, *, stop=None, after=0, units=None, set_aside=None, called="", complete=None, **job
+    ):
         heard = Heard(stop, after)
         self.heard = heard
         text = json.dumps({"store": str(self.store), **job})
@@ -199,6 +203,7 @@ class Bench:
             purpose="Writing",
             stop=stop,
             set_aside=set_aside,
+            complete=complete or (lambda stage: None),
         )
         return heard
 
@@ -477,20 +482,89 @@ def test_after_a_stage_that_is_given_up_no_other_is_begun(bench):
     assert bench.done == list(range(0, 800, 10))
 
 
-@pytest.mark.cluster
-def test_where_units_of_a_stage_kill_their_workers_the_run_ends_after_it(
-    cluster, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(execute, "SET_ASIDE_AT_MOST", 1)
-    bench = Bench(tmp_path, cluster)
-    bench.units = plates(40)
-    with pytest.raises(UnitError, match=r"units failed; .*was killed"):
-        # a worker that dies as soon as it is there is not always started again
-        bench.run(fail=dict.fromkeys(["0", "10"], "kill"), set_aside=give_up, seconds=0.2)
-    # neither was tried again alone
-    assert max(map(bench.attempts.count, (0, 10))) <= 4
-    assert not set(bench.done) & {0, 10}
-    cluster.wait_for_workers(2)
+def test_what_a_stage_has_lost_is_settled_when_it_ends(bench):
+    bench.units = plates(400)
+    ended = []
+    # the second stage is given up; what the first one has lost is set aside by then
+    fail = dict.fromkeys(["0", "400", "410", "420", "430"], "error")
+    with pytest.raises(UnitError, match="4 of 80 units failed"):
+        bench.run(fail=fail, set_aside=give_up, complete=ended.append)
+    assert bench.content["0"] == b"lost"
+    assert ended == ["write/A"]
+    assert sorted(bench.run(complete=ended.append).done) == [400, 410, 420, 430]
+    assert ended == ["write/A", "write/A", "write/B"]
+
+
+def test_a_stop_is_no_failure_and_leaves_what_was_lost_before_settled(bench):
+    bench.units = plates(400)
+    stop = Stop()
+    fail = dict.fromkeys(["0", "400"], "error")
+    with pytest.raises(InterruptedRunError):
+        # in the middle of the second stage
+        bench.run(stop=stop, after=55, fail=fail, set_aside=give_up, seconds=0.01)
+    assert bench.content["0"] == b"lost"
+    # its stage has not ended: it is tried again
+    assert 400 in bench.attempts
+    assert "400" not in bench.content
+    bench.run(set_aside=give_up)
+    assert bench.content["400"] == bytes(k % 256 for k in range(400, 410))
+    assert bench.attempts.count(0) == 1
+
+
+def test_no_room_to_set_a_unit_aside_is_a_full_disk(bench):
+    def full(unit, job):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskFullError):
+        bench.run(fail={"30": "error"}, set_aside=full)
+    assert bench.done == [k for k in EVERY if k != 30]
+    assert bench.heard.events[-1] == ("finished", "write")
+
+
+def test_of_the_few_that_are_left_all_that_are_blamed_are_tried_alone(tmp_path, monkeypatch):
+    # 4 of the 100 units that a stage has: as many may be lost, though not of 4
+    bench = Bench(tmp_path, None)
+    bench.units = plan_units("write", 1000, 10, "token")
+    bench.run(units=bench.units[:-4])
+    tried = []
+
+    def flight(client, do, todo, size, **_):
+        tried.append([unit.start for unit in todo])
+        for unit in todo:
+            yield unit, do(unit) if len(tried) > 1 else KilledWorker("key", None, 3)
+
+    monkeypatch.setattr(execute, "_flight", flight)
+    bench.client = object()
+    bench.run(set_aside=give_up)
+    assert tried == [[960, 970, 980, 990]] * 2
+    assert b"lost" not in bench.content.values()
+    # nor have they failed where the run was stopped meanwhile
+    bench.ledger.forget_units(bench.units[-4:])
+    tried.clear()
+    stop = Stop()
+    stop.request("SIGTERM")
+    with pytest.raises(InterruptedRunError):
+        bench.run(stop=stop, set_aside=give_up)
+
+
+def test_where_units_of_a_stage_kill_their_workers_the_run_ends_after_it(tmp_path, monkeypatch):
+    tried = []
+
+    def flight(client, do, todo, size, *, stop, **_):
+        tried.append(len(todo))
+        for unit in todo:
+            if stop:
+                return
+            yield unit, KilledWorker("key", None, 3) if unit.start < 40 else do(unit)
+
+    monkeypatch.setattr(execute, "_flight", flight)
+    bench = Bench(tmp_path, object())
+    bench.units = plates(400)
+    with pytest.raises(UnitError, match=r"4 of 80 units failed; .*was killed"):
+        bench.run(set_aside=give_up)
+    # none was tried again alone
+    assert tried == [80]
+    assert bench.done == list(range(40, 400, 10))
 
 
 @pytest.mark.cluster

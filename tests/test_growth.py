@@ -245,6 +245,46 @@ def test_a_further_setting_costs_itself_alone(
     assert embedded == []
 
 
+def test_settings_of_plates_that_were_complete_before_a_stop_are_kept(
+    screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[tuple[str, int]] = []
+    plain = embedding.begin
+
+    def counted(job: Any, model: Any, block: Any, wanted: Any, channels: Any) -> Any:
+        embedded.extend((setting.name, int(block.cells.field.min())) for setting, _ in wanted)
+        return plain(job, model, block, wanted, channels)
+
+    monkeypatch.setattr(embedding, "begin", counted)
+
+    class Stops(Counter):
+        """Asks the run to end when the first unit of the second plate is done."""
+
+        def unit_done(self, unit: Any, summary: Any) -> None:
+            super().unit_done(unit, summary)
+            if unit.stage == "embed/tiny/P2":
+                signal.raise_signal(signal.SIGTERM)
+
+    names = ["original", "masked", "different", "cell_free"]
+    Run.from_config(quick(screen, tmp_path, settings=names[:2])).execute()
+    with pytest.raises(InterruptedRunError):
+        Run.from_config(quick(screen, tmp_path, settings=names[:3])).execute(listener=Stops())
+    # what the first plate had without the third setting is not kept twice
+    before = tmp_path / "results.zarr" / "before" / "embed" / "tiny"
+    assert sorted(path.name for path in before.iterdir() if path.is_dir()) == ["P2", "P3"]
+    embedded.clear()
+    config = quick(screen, tmp_path, settings=names)
+    Run.from_config(config).execute(until="embed")
+    job = Run.from_config(config).job_of(config)
+    of_plate = [job.plate_of_field[first] for _, first in embedded]
+    again = {(name, job.plates[p]) for (name, _), p in zip(embedded, of_plate, strict=True)}
+    assert again == {
+        ("cell_free", "P1"), ("cell_free", "P2"), ("cell_free", "P3"),
+        ("different", "P2"), ("different", "P3"),
+    }  # fmt: skip
+    assert not [path for path in before.glob("*") if path.is_dir()]
+
+
 def test_a_further_model_leaves_the_others(small_screen: Path, tmp_path: Path) -> None:
     Run.from_config(config_of(small_screen, tmp_path)).execute()
     models = {"tiny": {"seed": 1}, "other": {"seed": 2}}

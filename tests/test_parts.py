@@ -5,20 +5,25 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import work_units
+from hypothesis import given
+from hypothesis import strategies as st
 from screens import config_of
-from test_distribute import EVERY, Bench
+from test_distribute import EVERY, Bench, give_up, plates
 from test_run import assert_same_store
 
 from bgscale.config import template
 from bgscale.distribute.execute import run_units
+from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Silent
-from bgscale.distribute.parts import Part, present
+from bgscale.distribute.parts import Part, dealt, present
+from bgscale.distribute.units import Unit
 from bgscale.errors import InputError, UnitError
 from bgscale.results import Store
 from bgscale.run import Run
@@ -27,12 +32,12 @@ from bgscale.run import Run
 class Several(Bench):
     """The bench, run by parts."""
 
-    def part(self, part: Part, **job: Any) -> None:
+    def part(self, part: Part, set_aside: Any = None, **job: Any) -> None:
         text = json.dumps({"store": str(self.store), **job})
         with present(str(self.store), part):
             run_units(
                 work_units.write, self.units, text, ledger=self.ledger, listener=Silent(),
-                part=part,
+                part=part, set_aside=set_aside,
             )  # fmt: skip
 
 
@@ -79,6 +84,82 @@ def test_a_part_does_not_try_again_what_failed(tmp_path: Path) -> None:
     with pytest.raises(UnitError, match="1 of 8"):
         bench.part(Part(0, 1, look_every_s=0.01), fail={"30": "error"})
     assert bench.attempts.count(30) == 1
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_parts_that_each_lose_a_unit_do_not_wait_for_each_other(
+    tmp_path: Path, stages: int
+) -> None:
+    bench = Several(tmp_path, None)
+    if stages == 2:
+        bench.units = plates(40)
+    parts = [Part(i, 2, look_every_s=0.01) for i in range(2)]
+    how = {"set_aside": give_up, "fail": {"20": "error", "50": "error"}}
+    with ExitStack() as all_there:
+        for part in parts:
+            all_there.enter_context(present(str(bench.store), part))
+        threads = [
+            threading.Thread(target=bench.part, args=[part], kwargs=how, daemon=True)
+            for part in parts
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=30)
+        assert not any(thread.is_alive() for thread in threads)
+    assert bench.done == EVERY
+    assert bench.attempts == EVERY
+    assert [name for name, held in sorted(bench.content.items()) if held == b"lost"] == ["20", "50"]
+
+
+def test_a_part_begins_no_stage_after_one_that_is_given_up(tmp_path: Path) -> None:
+    bench = Several(tmp_path, None)
+    bench.units = plates(400)
+    part = Part(0, 2, look_every_s=0.01)
+    fail = dict.fromkeys(["0", "20", "40", "60"], "error")
+    with present(str(bench.store), Part(1, 2)), pytest.raises(UnitError, match="4 of 80"):
+        bench.part(part, set_aside=give_up, fail=fail)
+    assert bench.attempts == list(range(0, 400, 20))
+
+
+def test_a_part_asks_for_the_records_of_others_only_when_it_must_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Several(tmp_path, None)
+    bench.units = plates(400)
+    asked: list[int] = []
+    done = Ledger.done
+
+    def counted(ledger: Ledger, units: Iterable[Unit]) -> set[Unit]:
+        several = list(units)
+        asked.append(len(several))
+        return done(ledger, several)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "done", counted)
+        # alone it does its own units, and those of the three that are not there
+        bench.part(Part(0, 4, look_every_s=0.01))
+    assert bench.done == list(range(0, 800, 10))
+    assert asked == [80, 0]
+
+
+@given(
+    count=st.integers(1, 6),
+    gone=st.sets(st.integers(0, 5)),
+    left=st.sets(st.integers(0, 99)),
+)
+def test_each_unit_falls_to_one_part_that_is_there(
+    count: int, gone: set[int], left: set[int]
+) -> None:
+    there = [i for i in range(count) if i not in gone] or [0]
+    parts = [Part(k, count) for k in there]
+    taken = {part: dealt(sorted(left), part, there) for part in parts}
+    assert sorted(i for several in taken.values() for i in several) == sorted(left)
+    for part in parts:
+        assert {i for i in left if part.owns(i)} <= set(taken[part])
+        # whatever it knows to be done
+        few = sorted(left)[::2]
+        assert dealt(few, part, there) == [i for i in taken[part] if i in few]
 
 
 @pytest.mark.parametrize("text", ["3/3", "1", "a/b", "-1/2", "1/0"])

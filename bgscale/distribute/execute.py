@@ -10,12 +10,10 @@ import errno
 import signal
 import threading
 import time
-import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
@@ -23,6 +21,7 @@ from typing import Any, TypeAlias, TypeVar
 from distributed import Client as Client
 from distributed import KilledWorker, as_completed
 
+from bgscale.distribute.account import Account, Stop, few, said
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Listener
 from bgscale.distribute.lost import scheduler_needed
@@ -32,28 +31,11 @@ from bgscale.errors import BgscaleError, DiskFullError, InputError, InterruptedR
 
 UNITS_IN_FLIGHT_PER_THREAD = 3
 WINDOW_LASTS_S = 10.0
-SET_ASIDE_AT_MOST = 3
-SET_ASIDE_SHARE = 0.05
-"""Of the units of a stage, or `SET_ASIDE_AT_MOST`: where more fail, it is not a matter of units."""
 
 Answer = TypeVar("Answer")
 
 Work: TypeAlias = Callable[[Unit, str], tuple[list[str], dict[str, Any]]]
 """Does a unit of the job (its JSON description); returns the files it wrote and a summary."""
-
-
-@dataclass
-class Stop:
-    """Set by Ctrl-C or SIGTERM; the run drains. Without a lock: signal handlers set it."""
-
-    requested: str = ""
-
-    def request(self, reason: str) -> None:
-        """Ask the run to finish the running units and end."""
-        self.requested = reason
-
-    def __bool__(self) -> bool:
-        return bool(self.requested)
 
 
 @contextmanager
@@ -92,6 +74,10 @@ def do_unit(work: Work, unit: Unit, job: str, ledger: Ledger) -> dict[str, Any]:
     return summary
 
 
+def _nothing(stage: str) -> None:
+    """Do nothing with a stage that is complete."""
+
+
 def run_units(
     work: Work,
     units: Sequence[Unit],
@@ -106,6 +92,7 @@ def run_units(
     set_aside: Work | None = None,
     resources: Mapping[str, float] | None = None,
     part: Part | None = None,
+    complete: Callable[[str], None] = _nothing,
 ) -> None:
     """Do the units that are not done yet.
 
@@ -128,11 +115,14 @@ def run_units(
         What a worker must have, such as {"GPU": 1}.
     part : Part, optional
         This process is one of several that share the units; without `client`.
+    complete : callable, optional
+        Is told the name of each stage that is complete, when it is.
 
     Raises
     ------
     UnitError
-        Units failed and could not be set aside; the others of their stage have been done.
+        More units of a stage failed than could be set aside. Unless it was stopped meanwhile, the
+        others of that stage have been done, and none of a later one was begun by then.
     InputError, DiskFullError
         As the unit raised it.
     InterruptedRunError
@@ -146,60 +136,67 @@ def run_units(
     listener.stage_started(called, purpose or called, len(units), len(units) - len(todo))
     # not `stop or Stop()`: a stop that nobody asked for is false
     stop = Stop() if stop is None else stop
-    if client is not None:
-        outcomes = _on_cluster(client, work, todo, job, ledger, stop, resources)
-    elif part is not None:
-        do = partial(_outcome_here, work, job=job, ledger=ledger)
-        outcomes = share(units, ledger, part, do, lambda: bool(stop))
-    else:
-        outcomes = _here(work, todo, job, ledger, stop)
-    sizes, left = Counter(unit.stage for unit in units), Counter(unit.stage for unit in todo)
-    failures: list[tuple[Unit, BaseException]] = []
     fatal: BgscaleError | None = None
 
-    def given_up(stages: Collection[str]) -> bool:
-        failed = Counter(unit.stage for unit, _ in failures)
-        return any(failed[s] > (_few(sizes[s]) if set_aside else 0) for s in stages)
+    def mark(unit: Unit, why: str) -> None:
+        assert set_aside is not None
+        marked = partial(_marked, set_aside, why)
+        listener.unit_done(unit, do_unit(marked, unit, job, ledger))
 
+    def settled(how: Callable[[], bool]) -> bool:
+        nonlocal fatal
+        try:
+            return how()
+        except BgscaleError as error:
+            fatal = fatal or error
+            stop.request("error")
+            return False
+
+    mine = todo if part is None else [u for i, u in enumerate(units) if part.owns(i)]
+    mark_it = None if set_aside is None else mark
+    account = Account(units, [u for u in mine if u not in done], stop, mark_it)
+    begun = {unit.stage for unit in todo}
+    for stage in account.sizes:
+        if stage not in begun:
+            complete(stage)
+    if client is not None:
+        outcomes = _on_cluster(client, work, todo, job, ledger, stop, resources, account.sizes)
+    elif part is not None:
+        do = partial(_outcome_here, work, job=job, ledger=ledger)
+        idle = partial(settled, account.settle)
+        outcomes = share(units, done, ledger, part, do, stopped=lambda: bool(stop), idle=idle)
+    else:
+        outcomes = _here(work, todo, job, ledger, stop)
     for unit, outcome in outcomes:
-        left[unit.stage] -= 1
-        if not isinstance(outcome, BaseException):
-            listener.unit_done(unit, outcome)
-        elif isinstance(outcome, (InputError, DiskFullError, InterruptedRunError)):
+        if isinstance(outcome, (InputError, DiskFullError, InterruptedRunError)):
             fatal = fatal or outcome
             stop.request("error")
+            continue
+        failed = isinstance(outcome, BaseException)
+        if failed:
+            listener.unit_failed(unit, said(outcome))
         else:
-            failures.append((unit, outcome))
-            listener.unit_failed(unit, _said(outcome))
-        if not left[unit.stage] and given_up([unit.stage]):
-            # the stages after it would not be begun either
-            stop.request("failures")
-    if fatal is not None:
-        listener.stage_finished(called)
-        raise fatal
-    if failures and set_aside is not None and not given_up(sizes) and not stop:
-        for unit, cause in failures:
-            marked = partial(_marked, set_aside, _said(cause))
-            listener.unit_done(unit, do_unit(marked, unit, job, ledger))
-        failures = []
+            listener.unit_done(unit, outcome)
+        note = partial(account.note, unit, outcome if failed else None)
+        # what other parts do is known only when all is done
+        if settled(note) and part is None:
+            complete(unit.stage)
+    if part is not None and settled(account.settle) and not stop:
+        for stage in account.sizes:
+            complete(stage)
     listener.stage_finished(called)
-    if failures:
-        unit, cause = failures[0]
-        msg = f"{len(failures)} of {len(todo)} units failed; the first, {unit.name}: {_said(cause)}"
+    if fatal is not None:
+        raise fatal
+    if account.given_up:
+        unit, cause = account.failures[0]
+        msg = (
+            f"{len(account.failures)} of {len(todo)} units failed; the first, {unit.name}: "
+            f"{said(cause)}"
+        )
         raise UnitError(msg) from cause
     if stop:
         msg = f"stopped by {stop.requested}; what was done is kept: run again to go on"
         raise InterruptedRunError(msg)
-
-
-def _few(units: int) -> float:
-    return max(SET_ASIDE_AT_MOST, SET_ASIDE_SHARE * units)
-
-
-def _said(cause: BaseException) -> str:
-    if isinstance(cause, KilledWorker):
-        return "each worker that tried it was killed (out of memory?)"
-    return "".join(traceback.format_exception_only(cause)).strip()
 
 
 def _marked(set_aside: Work, why: str, unit: Unit, job: str) -> tuple[list[str], dict[str, Any]]:
@@ -231,11 +228,12 @@ def _on_cluster(
     ledger: Ledger,
     stop: Stop,
     resources: Mapping[str, float] | None,
+    sizes: Mapping[str, int],
 ) -> Iterator[tuple[Unit, Any]]:
     batch = uuid.uuid4().hex
     do = partial(_do_unless_told, batch, work, job, ledger)
     flight = partial(_flight, client, do, batch=batch, stop=stop, resources=resources)
-    sizes, killed = Counter(unit.stage for unit in todo), Counter[str]()
+    killed = Counter[str]()
     blamed: list[tuple[Unit, Any]] = []
     for unit, outcome in flight(todo, _Window(client, resources).size):
         if not isinstance(outcome, KilledWorker):
@@ -243,13 +241,11 @@ def _on_cluster(
             continue
         blamed.append((unit, outcome))
         killed[unit.stage] += 1
-        if killed[unit.stage] > _few(sizes[unit.stage]):
+        if killed[unit.stage] > few(sizes[unit.stage]):
             yield from (one for one in blamed if one[0].stage == unit.stage)
             blamed = [one for one in blamed if one[0].stage != unit.stage]
     # Dask blames every unit that a lost worker held: alone, only the unit itself can have killed it
-    if stop:
-        yield from blamed
-    else:
+    if not stop:
         yield from flight([unit for unit, _ in blamed], lambda: 1)
 
 
@@ -275,7 +271,7 @@ def _flight(
             room = 0 if stop else max(size() - len(owners), 0)
             units = list(islice(waiting, room))
             if units:
-                # one group of keys a stage: of many small ones the scheduler would queue nothing
+                # one group of keys for all: of many small ones the scheduler would queue nothing
                 keys = [f"{_do_unless_told.__name__}-{uuid.uuid4()}" for _ in units]
                 futures = client.map(do, units, key=keys, pure=False, resources=asked)
                 owners.update(zip(keys, units, strict=True))

@@ -9,7 +9,10 @@ class Listener(Protocol):
     """Hears what happens; the progress bar, the log and the tests' counters are listeners."""
 
     def stage_started(self, stage: str, purpose: str, units: int, done: int) -> None:
-        """Hear of `units` in all, of which `done` were there already; `purpose` is for people."""
+        """Hear of `units` in all, of which `done` were there already; `purpose` is for people.
+
+        `stage` is "cut" where that of several plates begins, "cut/P1" where it is of one.
+        """
 
     def unit_done(self, unit: Unit, summary: dict[str, Any]) -> None:
         """Hear that a unit is complete."""

@@ -1,4 +1,4 @@
-"""One of several processes that share the units of a stage, without a scheduler among them.
+"""One of several processes that share the units of stages, without a scheduler among them.
 
 Each does every n-th unit, and those of processes that are not there: not started yet, or dead. Who
 is there is known by a file of each, beside the store, which a thread renews. What they have done is
@@ -7,7 +7,7 @@ known by the ledger alone; a unit that two do is written twice, with the same by
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +52,10 @@ class Part:
             msg = f"part {text!r}: expected I/N, such as 0/8"
             raise InputError(msg)
         return cls(int(index), int(count))
+
+    def owns(self, i: int) -> bool:
+        """Whether the i-th of all units is its own."""
+        return i % self.count == self.index
 
     @property
     def _key(self) -> str:
@@ -99,57 +103,77 @@ def present(store: str, part: Part | None) -> Iterator[None]:
 
 def share(
     units: Sequence[Unit],
+    done: Collection[Unit],
     ledger: Ledger,
     part: Part,
     do: Callable[[Unit], Any],
+    *,
     stopped: Callable[[], bool],
+    idle: Callable[[], object],
 ) -> Iterator[tuple[Unit, Any]]:
     """Yield each unit that this process does, with its outcome; return when all are done.
+
+    Own units come first; they are nobody else's. Then, one after the other, those of parts that are
+    not there, until these are.
 
     Parameters
     ----------
     units : sequence of Unit
-        Of one stage, all of them.
+        All that the parts share.
+    done : collection of Unit
+        Those that are done already.
     ledger : Ledger
     part : Part
     do : callable
         Does a unit, and records it; what it raises it returns.
     stopped : callable
         Whether to begin no further unit.
+    idle : callable
+        Called before this process waits for others: they may wait for what has failed here.
     """
     place = ledger.place
-    failed: set[Unit] = set()
+    # what failed here has ended, too
+    ended = {i for i, unit in enumerate(units) if unit in done}
+    following = [i for i in range(len(units)) if part.owns(i)]
     while not stopped():
-        done = ledger.done(units) | failed
-        left = [i for i, unit in enumerate(units) if unit not in done]
-        if not left:
-            return
-        mine = dealt(left, part, part.there(place))
-        if not mine:
-            time.sleep(part.look_every_s)
-        # own units are nobody else's; others' only until they are there
-        own = [i for i in mine if i % part.count == part.index]
-        for i in own or mine[:1]:
+        for i in following:
             if stopped():
                 return
+            if i in ended:
+                continue
             if not ledger.is_done(units[i]):
-                outcome = do(units[i])
-                if isinstance(outcome, BaseException):
-                    failed.add(units[i])
-                yield units[i], outcome
+                yield units[i], do(units[i])
+            ended.add(i)
+        left = [i for i in range(len(units)) if i not in ended]
+        following = dealt(left, part, part.there(place))[:1]
+        if following:
+            continue
+        idle()
+        known = ledger.done(units[i] for i in left)
+        ended |= {i for i in left if units[i] in known}
+        if len(ended) == len(units):
+            return
+        time.sleep(part.look_every_s)
 
 
 def dealt(left: Sequence[int], part: Part, there: Sequence[int]) -> list[int]:
-    """Return which of the units that are left fall to a part.
+    """Return which of the units that are left fall to a part: its own, and its share of nobody's.
+
+    The share does not depend on what is left, of which each part knows something else.
 
     Examples
     --------
     >>> dealt(range(8), Part(0, 4), there=[0, 1, 2, 3])
     [0, 4]
     >>> dealt(range(8), Part(0, 4), there=[0, 2])
-    [0, 1, 4, 5]
+    [0, 4, 5, 7]
+    >>> dealt(range(8), Part(2, 4), there=[0, 2])
+    [1, 2, 3, 6]
     """
-    present = set(there)
-    orphans = [i for i in left if i % part.count not in present]
-    taken = set(orphans[list(there).index(part.index) :: len(there)])
-    return [i for i in left if i % part.count == part.index or i in taken]
+    return [i for i in left if _taker(i, part.count, there) == part.index]
+
+
+def _taker(i: int, count: int, there: Sequence[int]) -> int:
+    """Return the part that does a unit: its owner, or whose turn it is where that is not there."""
+    turn, owner = divmod(i, count)
+    return owner if owner in there else there[(turn + owner) % len(there)]

@@ -2,7 +2,8 @@
 
 A *unit* is one piece of one stage: it owns whole shards (or whole chunks, where an array has no
 shards) of the arrays it writes, and nobody else writes there. Units of one stage can be done in any
-order, twice, by anyone, with the same result; a stage starts when the one before it is complete.
+order, twice, by anyone, with the same result; so can those of the same stage of all plates, which
+go together. A stage starts when those that it depends on are complete.
 
 Why not one lazy ``dask.array`` graph over everything?
 

@@ -147,9 +147,11 @@ class Costs:
         said: dict[str, str] = {}
         for several in self.groups.values():
             whole = seconds_on(here, several, self.cluster)
-            work = {c.stage: (c.found_for(here) or Found(0.0, "")).seconds for c in several}
-            share = None if whole is None else whole / (sum(work.values()) or 1.0)
-            said |= {s: hours(None if share is None else share * own) for s, own in work.items()}
+            left = {c.stage: c.found_for(here) for c in several if c.units}
+            work = {stage: found.seconds for stage, found in left.items() if found}
+            share = (whole or 0.0) / (sum(work.values()) or 1.0)
+            said |= dict.fromkeys((c.stage for c in several), hours(0.0))
+            said |= {s: hours(None if whole is None else share * work[s]) for s in left}
         return said
 
     def total(self) -> str:

@@ -1,4 +1,4 @@
-"""The plan of a run: what is left to do, what it will write, and whether that fits."""
+"""The plan of a run: what is left to do, what it will write, whether that fits, what to know."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +12,7 @@ from bgscale.pipeline import Stage
 from bgscale.places.space import human
 from bgscale.run.amounts import Amount, amounts
 from bgscale.run.estimate import CELLS_PER_MEGAPIXEL, PROCESS_BYTES, Need, Sizes, needs
+from bgscale.stages.embedding import model_attrs, model_of
 from bgscale.stages.job import Job
 
 CERTAIN = 0.7
@@ -92,6 +93,34 @@ def plan_stages(
 def left_to_write(plan: Sequence[StagePlan]) -> int:
     """Return how many bytes will be written at least."""
     return int(CERTAIN * sum(item.need.disk_bytes * item.left for item in plan))
+
+
+def notices(job: Job, later: Sequence[str]) -> list[str]:
+    """Return what a reader of the results must know before they are made.
+
+    `later` are plates that came after the donors were drawn.
+    """
+    found = []
+    if later:
+        found.append(
+            f"donors were drawn before plates {', '.join(later)} came, and stay; --redraw "
+            "draws them from all plates"
+        )
+    if job.screen.kind == "plates" and not job.pixel_size_um:
+        found.append(
+            "the plates do not say how large a pixel is: cells are looked for as if it were "
+            "0.2 um; set screen.pixel_size_um"
+        )
+    for name in job.config.models:
+        attrs = model_attrs(job, model_of(job.text, name))
+        if attrs["random_weights"]:
+            found.append(
+                f"model {name!r} has random weights: its figures say nothing of a trained one"
+            )
+        if attrs["crops_enlarged_by"] != 1:
+            factor = attrs["crops_enlarged_by"]
+            found.append(f"model {name!r}: crops are enlarged {factor:.3g} times for it")
+    return found
 
 
 def check_memory(plan: Sequence[StagePlan], limit: float | None) -> None:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 from bgscale import pipeline
 from bgscale.config import RunConfig, ScreenSection
 from bgscale.distribute.cluster import gpu_resources
-from bgscale.distribute.execute import draining_signals, run_units, thread_memory
+from bgscale.distribute.execute import draining_signals, thread_memory
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Listener, Silent
 from bgscale.distribute.lock import DEAD_AFTER_S, held
 from bgscale.distribute.parts import Part, present
-from bgscale.errors import InputError, StoreMismatchError
+from bgscale.errors import InputError
 from bgscale.models.engine import Engine
 from bgscale.pipeline import Stage
 from bgscale.places.space import check_space
@@ -29,12 +29,19 @@ from bgscale.run import engines
 from bgscale.run import growth as growing
 from bgscale.run.costs import Costs, costs_of
 from bgscale.run.estimate import sizes_of
+from bgscale.run.groups import Means, do_group
 from bgscale.run.outcome import Outcome, outcome, versions
-from bgscale.run.plan import StagePlan, check_memory, describe, left_to_write, plan_stages
+from bgscale.run.plan import (
+    StagePlan,
+    check_memory,
+    describe,
+    left_to_write,
+    notices,
+    plan_stages,
+)
 from bgscale.run.rates import Rates
-from bgscale.run.upkeep import drop_aside, forget, plain, prepare, state
+from bgscale.run.upkeep import forget, plain, state
 from bgscale.screen import AnyScreen
-from bgscale.stages.embedding import model_attrs, model_of
 from bgscale.stages.job import Job, remember
 
 if TYPE_CHECKING:
@@ -183,8 +190,9 @@ class Run:
             The store was made by another config, or from another input or plates that are gone,
             and not `redo`.
         """
-        self._lost = {}
-        self._failed = self._mended() if retry_failed else {}
+        self._failed, self._lost = {}, {}
+        if retry_failed and self.store.exists():
+            self._failed, self._lost = growing.retried(self._job, self.store, self._stages)
         self._lay_out(redraw=redraw, mended=[*self._failed, *self._lost])
         classes = self.screen.classes
         if len(classes) < 2 and any(s.name == "donors" for s in self._until(until)):
@@ -195,55 +203,14 @@ class Run:
             raise InputError(msg)
         if redo or not self.store.exists():
             return [*self._failed, *self._lost]
-        attrs = self.store.attrs()
-        if any(stage.name in self._asked for stage in self._until(until)):
-            outdated = self.outdated(until)
-            msg = (
-                f"{self.config.store} was made by another config, or from another input; these "
-                f"stages would be redone: {', '.join(outdated)}. Run again with --redo to replace "
-                "them, or choose another 'store'"
-            )
-            raise StoreMismatchError(msg)
-        fewer = [s for s in attrs["config"]["settings"] if s not in self.config.settings]
-        if fewer and any(name.startswith(("embed/", "grid/")) for name in attrs["stages"]):
-            msg = (
-                f"{self.config.store} holds settings that the config no longer has: "
-                f"{', '.join(fewer)}. Keep them, or run again with --redo to remove what they made"
-            )
-            raise StoreMismatchError(msg)
-        gone = sorted(set(attrs.get("plates", [])) - set(self.screen.plates))
-        if gone:
-            msg = (
-                f"{self.config.store} holds plates that are no longer on the screen: "
-                f"{', '.join(gone)}. Bring them back, or run again with --redo to remove them"
-            )
-            raise StoreMismatchError(msg)
+        asked = any(stage.name in self._asked for stage in self._until(until))
+        redone = self.outdated(until) if asked else []
+        growing.refuse_other(self.config, self.screen.plates, self.store.attrs(), redone)
         return [*self._failed, *self._lost]
 
     def notices(self) -> list[str]:
         """Return what a reader of the results must know before they are made."""
-        found = []
-        later = [p for p in self.screen.plates if p not in self._growth.drawn]
-        if later:
-            found.append(
-                f"donors were drawn before plates {', '.join(later)} came, and stay; --redraw "
-                "draws them from all plates"
-            )
-        if self.screen.kind == "plates" and not self._job.pixel_size_um:
-            found.append(
-                "the plates do not say how large a pixel is: cells are looked for as if it were "
-                "0.2 um; set screen.pixel_size_um"
-            )
-        for name in self.config.models:
-            attrs = model_attrs(self._job, model_of(self._job.text, name))
-            if attrs["random_weights"]:
-                found.append(
-                    f"model {name!r} has random weights: its figures say nothing of a trained one"
-                )
-            if attrs["crops_enlarged_by"] != 1:
-                factor = attrs["crops_enlarged_by"]
-                found.append(f"model {name!r}: crops are enlarged {factor:.3g} times for it")
-        return found
+        return notices(self._job, [p for p in self.screen.plates if p not in self._growth.drawn])
 
     def plan(self) -> list[StagePlan]:
         """Return what is left to do; computes nothing.
@@ -334,7 +301,7 @@ class Run:
         check_memory(plan, thread_memory(client))
         gpu = gpu_resources(client)
         with draining_signals() as stop, ExitStack() as kept:
-            # parts of a run hold the store only to begin, and to prepare a stage
+            # parts of a run hold the store only to begin, and to prepare a group of stages
             lock: Callable[[], AbstractContextManager[object]] = partial(
                 held,
                 self.config.store,
@@ -349,31 +316,9 @@ class Run:
             with lock():
                 self._choose_engines(client, gpu, until, listener, redo=redo)
                 self._begin(until, silent_s=DEAD_AFTER_S if part else 0)
+            means = Means(listener, stop, lock, client, gpu, part)
             for group in pipeline.groups(self._until(until)):
-                made, first = self._made(), group[0]
-                missing = [s for s in group if made.get(s.name, {}).get("token") != s.token]
-                if missing:
-                    with lock():
-                        for stage in missing:
-                            prepare(self.store, self._job, stage, self._stages)
-                run_units(
-                    pipeline.work,
-                    [unit for stage in group for unit in stage.units(self._job)],
-                    self._job.text,
-                    ledger=self.ledger,
-                    client=client,
-                    listener=listener,
-                    called=first.group if len(group) > 1 else first.name,
-                    purpose=first.purpose,
-                    stop=stop,
-                    set_aside=pipeline.set_aside if first.can_lose else None,
-                    resources=gpu if first.embeds else None,
-                    part=part,
-                )
-                for stage in group:
-                    drop_aside(self.store, stage)
-                    if part is None:
-                        self.ledger.bind(stage.name)
+                do_group(self.store, self._job, group, self._stages, means)
             if part is None:
                 # of workers that were killed
                 self.store.sweep()
@@ -428,45 +373,8 @@ class Run:
         self.ledger.sweep(silent_s)
         forget(self.store, self._stages, self.outdated(until), self.screen.plates)
         state(self.store, self._facts())
-        self._forget_failed()
+        growing.forget_retried(self._job, self.ledger, self._stages, self._failed, self._lost)
         remember(self._job)
-
-    def _mended(self) -> dict[str, list[int]]:
-        """Return the failures of the plates on which some of them can be used now."""
-        if not self.store.exists():
-            return {}
-        failures, made = growing.failed(self.store), self._made()
-        self._lost = {
-            stage.name: lost
-            for stage in self._stages
-            if stage.name in made
-            and stage.name.startswith("embed/")
-            and (lost := growing.lost_units(self.ledger, stage.units(self._job)))
-        }
-        good = growing.mended(self.screen, self.store, failures)
-        for stage in self._stages:
-            old = made.get(stage.name)
-            if old is not None and old["inputs"] != stage.inputs:
-                good |= {pipeline.plate_of(stage.name)} & set(failures)
-        return {plate: failures[plate] for plate in sorted(good)}
-
-    def _samples(self) -> dict[str, dict[str, int]]:
-        screen, before = self.screen, self._growth.samples
-        if screen.kind == "crops":
-            return {}
-        return {plate: screen.samples(plate, before.get(plate)) for plate in screen.plates}
-
-    def _forget_failed(self) -> None:
-        """Forget that the units are done in which something failed."""
-        for units in self._lost.values():
-            self.ledger.forget_units(units)
-        for stage in self._stages:
-            kind, plate = stage.name.split("/")[0], pipeline.plate_of(stage.name)
-            if kind in ("segment", "labels") and plate in self._failed:
-                units = stage.units(self._job)
-                fields = self._failed[plate]
-                held = [u for u in units if any(u.start <= f < u.stop for f in fields)]
-                self.ledger.forget_units(held)
 
     def _facts(self) -> dict[str, Any]:
         """Return what the root of the store says of its run."""
@@ -480,7 +388,7 @@ class Run:
             },
             "drawn": {"plates": dict(self._growth.drawn), "proteins": self._growth.proteins},
             "attempts": dict(self._growth.attempts),
-            "samples": self._samples(),
+            "samples": growing.samples(screen, self._growth),
             "config": self.config.to_config(),
             "engines": self._engines,
             "versions": versions(),

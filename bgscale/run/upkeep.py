@@ -77,11 +77,13 @@ def _put_aside(store: Store, ledger: Ledger, stage: Stage, made: Made) -> None:
     whole = old.get("core") == stage.core and (
         ledger.count(stage.name, old["token"]) == old["units"]
     )
-    if not kept:
+    if stage.keeps_settings and whole:
+        # with all that was put aside before it
         store.remove(before)
-        if stage.keeps_settings and whole:
-            store.move(stage.nodes[0], before)
-            store.update_attrs({"core": stage.core}, node=before)
+        store.move(stage.nodes[0], before)
+        store.update_attrs({"core": stage.core}, node=before)
+    elif not kept:
+        store.remove(before)
 
 
 def drop_aside(store: Store, stage: Stage) -> None:
