@@ -357,8 +357,12 @@ def test_a_plate_without_a_cell_is_no_accident(copied: Path, tmp_path: Path) -> 
     table.loc[len(table)] = ["P3", "A01", "SIM001", "cytoplasm", ""]
     table.loc[len(table)] = ["P3", "A02", "", "", "blank"]
     table.to_csv(copied / "platemap.csv", index=False)
+    few = plates_config(copied, tmp_path, settings=["original", "masked"])
+    assert Run.from_config(few).execute().is_complete
     outcome = Run.from_config(plates_config(copied, tmp_path)).execute()
     assert outcome.is_complete
+    # nothing is left of what was put aside for the further settings
+    assert not (tmp_path / "results.zarr" / "before").exists()
     fields = open_results(tmp_path / "results.zarr")["plates/P3/fields"]
     assert fields["cells"].to_numpy().tolist() == [0, 0]
     assert fields["protein"].to_numpy().tolist()[1] == -1

@@ -80,9 +80,14 @@ def do_group(
         if means.part is None:
             ledger.bind(name)
 
+    units = {stage.name: stage.units(job) for stage in group}
+    for name, own in units.items():
+        if not own:
+            # of a plate without a cell
+            complete(name)
     run_units(
         pipeline.work,
-        [unit for stage in group for unit in stage.units(job)],
+        [unit for own in units.values() for unit in own],
         job.text,
         ledger=ledger,
         client=means.client,
