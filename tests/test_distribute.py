@@ -521,6 +521,38 @@ def test_no_room_to_set_a_unit_aside_is_a_full_disk(bench):
     assert bench.heard.events[-1] == ("finished", "write")
 
 
+def test_what_goes_wrong_with_a_complete_stage_is_raised_when_all_have_drained(bench):
+    bench.units = plates(200)
+
+    def broken(stage):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        bench.run(complete=broken, seconds=0.02)
+    # all that was begun is done by then
+    assert bench.done == bench.attempts
+    assert set(bench.done) >= set(range(0, 200, 10))
+    assert len(bench.done) < 40
+    assert bench.heard.events[-1] == ("finished", "write/A")
+
+    def full(stage):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskFullError, match="write/A"):
+        bench.run(complete=full)
+
+
+def test_no_stage_is_finished_by_a_run_that_was_told_to_stop(bench):
+    # its store may be another run's by then
+    ended, stop = [], Stop()
+    with pytest.raises(InterruptedRunError):
+        bench.run(stop=stop, after=8, complete=ended.append)
+    assert bench.done == EVERY
+    assert ended == []
+    bench.run(complete=ended.append)
+    assert ended == ["write"]
+
+
 def test_of_the_few_that_are_left_all_that_are_blamed_are_tried_alone(tmp_path, monkeypatch):
     # 4 of the 100 units that a stage has: as many may be lost, though not of 4
     bench = Bench(tmp_path, None)

@@ -15,6 +15,7 @@ from bgscale.models import load_model, probe
 from bgscale.models.backends import prepared
 from bgscale.models.engine import Engine, candidates, processor
 from bgscale.run import Run, engines
+from bgscale.schema import Missing
 from bgscale.stages import embedding
 
 ARCHITECTURES = ("tiny", "pifia", "pci", "deeploc")
@@ -378,3 +379,28 @@ def test_reduced_precision_gives_the_same_bytes_whatever_workers_and_units(
     ):
         for mine, theirs in zip(serial, other, strict=True):
             np.testing.assert_array_equal(mine, theirs)
+
+
+def test_who_drives_a_run_on_gpus_needs_none(small_screen, tmp_path, monkeypatch):
+    config = config_of(small_screen, tmp_path)
+    Run.from_config(config).execute(until="bank")
+    fact = {"engine": Engine(device="cuda", processor="a GPU").to_config(), "crops_per_s": {}}
+    monkeypatch.setattr(engines, "choose", lambda job, names, *_: dict.fromkeys(names, fact))
+    given = {}
+
+    def given_to_workers(work, units, text, **how):
+        given.update(dict.fromkeys(units, (text, how["set_aside"])))
+
+    monkeypatch.setattr("bgscale.run.groups.run_units", given_to_workers)
+    run = Run.from_config(config)
+    run.execute(until="embed")
+    embed = [unit for unit in given if unit.stage == "embed/tiny/crops"]
+    # eight shards of 64 cells each
+    assert [unit.start for unit in embed] == list(range(0, embed[-1].stop, 512))
+    assert "torch, float32, on cuda" in Run.from_config(config).describe_plan()
+    # and marks what no worker could do
+    text, set_aside = given[embed[0]]
+    set_aside(embed[0], text)
+    missing = run.store.read("plates/crops/embeddings/tiny/missing")[: embed[0].stop]
+    assert set(missing.ravel().tolist()) <= {Missing.LOST, Missing.UNUSABLE}
+    assert Missing.LOST in missing

@@ -1,17 +1,21 @@
 """The conformance check passes what keeps the rules and finds what breaks each of them."""
 
 import json
+import re
 from importlib.metadata import EntryPoint
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from bgscale import registry
 from bgscale.cli import main
+from bgscale.errors import EXIT_BAD_INPUT, InputError
 from bgscale.models import load_model
 from bgscale.models.check import CHECKS, check_model
 from bgscale.models.embedding import EmbeddingModel
+from bgscale.models.engine import Engine
 from bgscale.models.listing import listed
 from bgscale.models.spec import ModelSpec
 from bgscale.models.weights import save_weights
@@ -227,3 +231,25 @@ def test_weights_of_elsewhere_do_not_say_which_model_they_are_of(tmp_path):
     result = call("models", "check", path)
     assert result.exit_code == 2
     assert "give the architecture" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cuda", "torch .* sees 0 GPUs here; take 'cpu'"),
+        ("cuda:1", "sees 0 GPUs here"),
+        ("gpu", "expected 'cpu', 'cuda', or 'cuda:1'"),
+        ("cuda:x", "expected 'cpu', 'cuda'"),
+    ],
+)
+def test_a_device_that_is_not_there_is_bad_input(device, said, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = call("models", "check", "tiny", "--device", device)
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert re.search(said, result.stderr)
+    assert "Traceback" not in result.output
+    # a model may be planned for a GPU where there is none; it is not run there
+    if device == "cuda":
+        model = load_model("tiny").on(Engine(device=device))
+        with pytest.raises(InputError, match=said):
+            model.embed(np.zeros((1, 2, 64, 64), np.uint16))

@@ -122,6 +122,57 @@ def test_a_part_begins_no_stage_after_one_that_is_given_up(tmp_path: Path) -> No
     assert bench.attempts == list(range(0, 400, 20))
 
 
+def test_what_a_part_loses_is_counted_together(tmp_path: Path) -> None:
+    # of its own, and one after the other of those that are not there
+    bench = Several(tmp_path, None)
+    fail = dict.fromkeys(map(str, EVERY), "error")
+    with pytest.raises(UnitError, match="failed"):
+        bench.part(Part(0, 4, look_every_s=0.01), set_aside=give_up, fail=fail)
+    assert list(bench.content.values()).count(b"lost") <= 3
+
+
+def test_what_another_part_has_done_well_is_not_set_aside(tmp_path: Path) -> None:
+    bench = Several(tmp_path, None)
+
+    def fails_late(unit: Unit, job: str) -> Any:
+        if unit.start == 20:
+            # while it fails here, the other one does it
+            bench.ledger.complete(unit, *work_units.write(unit, job))
+            raise OSError("gone for a while")
+        return work_units.write(unit, job)
+
+    text = json.dumps({"store": str(bench.store)})
+    run_units(
+        fails_late, bench.units, text, ledger=bench.ledger, listener=Silent(),
+        part=Part(0, 2, look_every_s=0.01), set_aside=give_up,
+    )  # fmt: skip
+    assert bench.done == EVERY
+    assert b"lost" not in bench.content.values()
+
+
+def test_a_unit_that_another_part_has_done_is_off_the_account(tmp_path: Path) -> None:
+    bench = Several(tmp_path, None)
+    bench.units = plates(400)
+    # all that the first stage has left of its own is done by others, while it fails too often
+    begun = 0
+
+    def meanwhile(unit: Unit, job: str) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == 4:
+            for later in bench.units[8:40:2]:
+                bench.ledger.complete(later, *work_units.write(later, job))
+        raise OSError("gone for good")
+
+    text = json.dumps({"store": str(bench.store)})
+    with present(str(bench.store), Part(1, 2)), pytest.raises(UnitError, match="4 of 80"):
+        run_units(
+            meanwhile, bench.units, text, ledger=bench.ledger, listener=Silent(),
+            part=Part(0, 2, look_every_s=0.01), set_aside=give_up,
+        )  # fmt: skip
+    assert begun == 4
+
+
 def test_a_part_asks_for_the_records_of_others_only_when_it_must_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -344,7 +345,9 @@ def test_a_bad_field_is_marked_and_the_run_goes_on(
     ).all()
 
 
-def test_a_plate_without_a_cell_is_no_accident(copied: Path, tmp_path: Path) -> None:
+def test_a_plate_without_a_cell_is_no_accident(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plate = copied / "plates" / "P3.zarr"
     ngff.create_plate(plate, name="P3", fields={"A01": ["0"], "A02": ["0"]})
     rng = np.random.default_rng(0)
@@ -359,6 +362,12 @@ def test_a_plate_without_a_cell_is_no_accident(copied: Path, tmp_path: Path) -> 
     table.to_csv(copied / "platemap.csv", index=False)
     few = plates_config(copied, tmp_path, settings=["original", "masked"])
     assert Run.from_config(few).execute().is_complete
+    killed = Run.from_config(plates_config(copied, tmp_path))
+    with monkeypatch.context() as patch:
+        # when all that the further settings need was put aside, and before it is said
+        patch.setattr("bgscale.run.upkeep.state", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            killed.execute()
     outcome = Run.from_config(plates_config(copied, tmp_path)).execute()
     assert outcome.is_complete
     # nothing is left of what was put aside for the further settings

@@ -53,7 +53,8 @@ class Account:
     units : sequence of Unit
         All, of some stages.
     mine : iterable of Unit
-        Those that are left and will be told of; other processes may do further ones.
+        Those that are left and that this process is to do. Others may do some of them, and it some
+        of theirs.
     stop : Stop
         Asked to stop where a stage is given up.
     set_aside : callable, optional
@@ -70,6 +71,7 @@ class Account:
         self.sizes = Counter(unit.stage for unit in units)
         self._left = Counter(unit.stage for unit in mine)
         self._failed: dict[str, list[tuple[Unit, BaseException]]] = defaultdict(list)
+        self._lost = Counter[str]()
         self._stop, self._set_aside = stop, set_aside
 
     @property
@@ -100,9 +102,10 @@ class Account:
                 while failed:
                     unit, cause = failed[0]
                     self._set_aside(unit, said(cause))
+                    self._lost[stage] += 1
                     del failed[0]
         return not any(self._failed[stage] for stage in asked)
 
     def _too_many(self, stage: str) -> bool:
         may = few(self.sizes[stage]) if self._set_aside is not None else 0
-        return len(self._failed[stage]) > may
+        return len(self._failed[stage]) + self._lost[stage] > may

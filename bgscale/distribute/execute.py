@@ -61,17 +61,23 @@ def draining_signals() -> Iterator[Stop]:
 
 def do_unit(work: Work, unit: Unit, job: str, ledger: Ledger) -> dict[str, Any]:
     """Do one unit and record it; runs in the worker."""
-    try:
+    with _full_disk_said(unit.name):
         files, summary = work(unit, job)
         ledger.complete(unit, files, summary)
+    return summary
+
+
+@contextmanager
+def _full_disk_said(what: str) -> Iterator[None]:
+    try:
+        yield
     except BgscaleError:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            msg = f"no space left while writing {unit.name}: free some, then run again"
+            msg = f"no space left while writing {what}: free some, then run again"
             raise DiskFullError(msg) from error
         raise
-    return summary
 
 
 def _nothing(stage: str) -> None:
@@ -116,13 +122,14 @@ def run_units(
     part : Part, optional
         This process is one of several that share the units; without `client`.
     complete : callable, optional
-        Is told the name of each stage that is complete, when it is.
+        Is told the name of each stage that is complete: when it is, by a part when all are; not
+        after a stop.
 
     Raises
     ------
     UnitError
         More units of a stage failed than could be set aside. Unless it was stopped meanwhile, the
-        others of that stage have been done, and none of a later one was begun by then.
+        others of that stage have been done; when they were, nothing more was begun.
     InputError, DiskFullError
         As the unit raised it.
     InterruptedRunError
@@ -136,29 +143,37 @@ def run_units(
     listener.stage_started(called, purpose or called, len(units), len(units) - len(todo))
     # not `stop or Stop()`: a stop that nobody asked for is false
     stop = Stop() if stop is None else stop
-    fatal: BgscaleError | None = None
+    fatal: Exception | None = None
 
     def mark(unit: Unit, why: str) -> None:
         assert set_aside is not None
-        marked = partial(_marked, set_aside, why)
-        listener.unit_done(unit, do_unit(marked, unit, job, ledger))
+        # another part may have been luckier
+        if part is None or not ledger.is_done(unit):
+            marked = partial(_marked, set_aside, why)
+            listener.unit_done(unit, do_unit(marked, unit, job, ledger))
 
     def settled(how: Callable[[], bool]) -> bool:
         nonlocal fatal
         try:
             return how()
-        except BgscaleError as error:
+        except Exception as error:  # noqa: BLE001  raised when what is running has finished
             fatal = fatal or error
             stop.request("error")
             return False
+
+    def finish(stage: str) -> bool:
+        with _full_disk_said(stage):
+            complete(stage)
+        return True
 
     mine = todo if part is None else [u for i, u in enumerate(units) if part.owns(i)]
     mark_it = None if set_aside is None else mark
     account = Account(units, [u for u in mine if u not in done], stop, mark_it)
     begun = {unit.stage for unit in todo}
     for stage in account.sizes:
-        if stage not in begun:
-            complete(stage)
+        # what parts do is known only when all is done
+        if stage not in begun and part is None and not stop:
+            settled(partial(finish, stage))
     if client is not None:
         outcomes = _on_cluster(client, work, todo, job, ledger, stop, resources, account.sizes)
     elif part is not None:
@@ -175,15 +190,14 @@ def run_units(
         failed = isinstance(outcome, BaseException)
         if failed:
             listener.unit_failed(unit, said(outcome))
-        else:
+        elif outcome is not None:
             listener.unit_done(unit, outcome)
         note = partial(account.note, unit, outcome if failed else None)
-        # what other parts do is known only when all is done
-        if settled(note) and part is None:
-            complete(unit.stage)
+        if settled(note) and part is None and not stop:
+            settled(partial(finish, unit.stage))
     if part is not None and settled(account.settle) and not stop:
         for stage in account.sizes:
-            complete(stage)
+            settled(partial(finish, stage))
     listener.stage_finished(called)
     if fatal is not None:
         raise fatal

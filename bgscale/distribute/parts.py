@@ -2,7 +2,8 @@
 
 Each does every n-th unit, and those of processes that are not there: not started yet, or dead. Who
 is there is known by a file of each, beside the store, which a thread renews. What they have done is
-known by the ledger alone; a unit that two do is written twice, with the same bytes.
+known by the ledger alone; a unit that two do is written twice, with the same bytes, unless one of
+them cannot do it.
 """
 
 import threading
@@ -111,10 +112,11 @@ def share(
     stopped: Callable[[], bool],
     idle: Callable[[], object],
 ) -> Iterator[tuple[Unit, Any]]:
-    """Yield each unit that this process does, with its outcome; return when all are done.
+    """Yield each unit that this process does, with its outcome.
 
-    Own units come first; they are nobody else's. Then, one after the other, those of parts that are
-    not there, until these are.
+    Own units come first; they are nobody else's. Of one that another part has done the outcome is
+    None. Then, one after the other, come those of parts that are not there, until these are. Ends
+    when all units are done, or have failed here, or it is told to stop.
 
     Parameters
     ----------
@@ -132,28 +134,28 @@ def share(
         Called before this process waits for others: they may wait for what has failed here.
     """
     place = ledger.place
-    # what failed here has ended, too
     ended = {i for i, unit in enumerate(units) if unit in done}
-    following = [i for i in range(len(units)) if part.owns(i)]
+    own = [i for i in range(len(units)) if part.owns(i) and i not in ended]
+    for i in own:
+        if stopped():
+            return
+        yield units[i], None if ledger.is_done(units[i]) else do(units[i])
+    ended.update(own)
     while not stopped():
-        for i in following:
-            if stopped():
-                return
-            if i in ended:
-                continue
-            if not ledger.is_done(units[i]):
-                yield units[i], do(units[i])
-            ended.add(i)
         left = [i for i in range(len(units)) if i not in ended]
-        following = dealt(left, part, part.there(place))[:1]
-        if following:
+        taken = dealt(left, part, part.there(place))[:1]
+        if taken and not ledger.is_done(units[taken[0]]):
+            yield units[taken[0]], do(units[taken[0]])
+            ended.update(taken)
             continue
-        idle()
+        if not taken:
+            idle()
         known = ledger.done(units[i] for i in left)
         ended |= {i for i in left if units[i] in known}
         if len(ended) == len(units):
             return
-        time.sleep(part.look_every_s)
+        if not taken:
+            time.sleep(part.look_every_s)
 
 
 def dealt(left: Sequence[int], part: Part, there: Sequence[int]) -> list[int]:

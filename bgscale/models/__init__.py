@@ -67,6 +67,11 @@ def load_model(
     -------
     EmbeddingModel
 
+    Raises
+    ------
+    InputError
+        There is no such model, file or device, or they do not fit each other.
+
     Examples
     --------
     >>> model = load_model("tiny", overrides={"micro_batch": 8})
@@ -76,9 +81,11 @@ def load_model(
     (3, 64)
     """
     from bgscale.models.embedding import EmbeddingModel
+    from bgscale.models.engine import check_device
     from bgscale.models.layers import build_network
     from bgscale.models.weights import load_state, read_weights
 
+    check_device(device)
     if name.endswith(SPEC_ENDING):
         return _from_spec_file(name, weights, n_outputs, device, overrides)
     if name.endswith(WEIGHTS_ENDING) and weights is None:

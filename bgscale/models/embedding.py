@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bgscale.errors import InputError
 from bgscale.models.backends import Answer, Runner, runner, torch_threads
-from bgscale.models.engine import BACKENDS, Engine
+from bgscale.models.engine import BACKENDS, Engine, check_device
 from bgscale.models.preprocess import preprocess, reads_mask, steps_of
 from bgscale.models.spec import ModelSpec
 from bgscale.schema import CENTRE_CELL, OTHER_CELL
@@ -54,7 +54,7 @@ class EmbeddingModel:
         self.engine = engine or Engine(device=device, micro_batch=spec.micro_batch)
         self.device = torch.device(self.engine.device)
         if self.engine.is_reference:
-            network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             network.eval()
 
     @property
@@ -137,7 +137,7 @@ class EmbeddingModel:
         A GPU has been told everything by then, and computes. A processor has done it.
         """
         steps_of(self.spec, mode)
-        size = self.engine.micro_batch
+        size, at_once = self.engine.micro_batch, self._run.at_once
         features = {
             layer: torch.empty((n, width), dtype=torch.float32, device=self.device)
             for layer, width in self.spec.layers.items()
@@ -152,11 +152,11 @@ class EmbeddingModel:
 
         # torch's threads look for their next piece of work all the time, which takes a tenth of the
         # cores from micro-batches that are under way
-        with torch_threads(1) if self._run.at_once > 1 else nullcontext():
+        with torch_threads(1) if at_once > 1 else nullcontext():
             for start in range(0, n, size):
                 part = slice(start, min(start + size, n))
                 crops, masks = batch(part)
-                if len(started) == self._run.at_once:
+                if len(started) == at_once:
                     take()
                 started.append((part, self._start(crops, masks, mode)))
             while started:
@@ -166,6 +166,10 @@ class EmbeddingModel:
 
     @cached_property
     def _run(self) -> Runner:
+        # not before it runs: who drives a run on GPUs may have none
+        check_device(self.engine.device)
+        if self.engine.is_reference:
+            self.network.to(self.device)
         with torch.inference_mode(mode=False), torch.no_grad():
             return runner(self.network, self.spec, self.engine)
 

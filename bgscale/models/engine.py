@@ -107,6 +107,28 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def check_device(device: str) -> None:
+    """Raise where this process has no such device.
+
+    Raises
+    ------
+    InputError
+        It is the name of none, or there are fewer GPUs.
+    """
+    import torch
+
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        msg = f"device {device!r}: expected 'cpu', 'cuda', or 'cuda:1' for the second GPU"
+        raise InputError(msg) from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if asked.type == "cuda" and (asked.index or 0) >= count:
+        found = f"torch {torch.__version__} sees {count} GPUs here"
+        msg = f"device {device!r}: {found}; take 'cpu', or a machine and a torch with CUDA"
+        raise InputError(msg)
+
+
 def candidates(
     model: "EmbeddingModel", *, backend: str = "auto", precision: str = "auto", device: str = "cpu"
 ) -> list[Engine]:

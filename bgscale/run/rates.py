@@ -246,9 +246,14 @@ def multiply_adds(model: EmbeddingModel) -> float | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     edge = model.spec.network_crop_px
+    x = torch.zeros(1, model.spec.n_inputs, edge, edge)
+    for weights in model.network.parameters():
+        # where it has run
+        x = x.to(weights.device)
+        break
     try:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-            model.network(torch.zeros(1, model.spec.n_inputs, edge, edge))
+            model.network(x)
     except (RuntimeError, TypeError, ValueError, NotImplementedError):
         return None
     views = 1 if model.spec.views == "centre" else 5

@@ -77,11 +77,12 @@ def _put_aside(store: Store, ledger: Ledger, stage: Stage, made: Made) -> None:
     whole = old.get("core") == stage.core and (
         ledger.count(stage.name, old["token"]) == old["units"]
     )
-    if stage.keeps_settings and whole:
+    # it is not there where a run has died that had put it aside
+    if stage.keeps_settings and whole and store.has(stage.nodes[0]):
         # with all that was put aside before it
         store.remove(before)
+        store.update_attrs({"core": stage.core}, node=stage.nodes[0])
         store.move(stage.nodes[0], before)
-        store.update_attrs({"core": stage.core}, node=before)
     elif not kept:
         store.remove(before)
 

@@ -204,7 +204,17 @@ def kept_before(job: Job, stage: str) -> tuple[str, dict[str, int]]:
 
 def lose_features(job: Job, unit: Unit) -> Done:
     """Mark the cells of a unit that cannot be done."""
-    return embed(job, unit, lost=True)
+    _, name, plate = unit.stage.split("/")
+    # nothing is run: whatever the driver is, and whatever the workers are
+    model, table = model_of(Job(job.config).text, name), job.cells(plate)
+    step, files = shard_cells(job, len(table.cells)), []
+    for start in range(unit.start, unit.stop, step):
+        rows = slice(start, min(start + step, unit.stop))
+        arrays = _empty(job, model, rows)
+        missing = np.where(table.usable[rows], Missing.LOST, Missing.UNUSABLE)
+        arrays["missing"][:] = missing[:, None]
+        files += _write(job, f"plates/{plate}/embeddings/{name}", rows, arrays)
+    return files, {"cells": unit.stop - unit.start, "settings": len(job.settings)}
 
 
 def shards_a_unit(model: EmbeddingModel) -> int:
@@ -240,20 +250,20 @@ def cells_a_unit(job: Job, name: str, plate: str) -> int:
     return shard * shards_a_unit(model_of(job.text, name))
 
 
-def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
-    """Embed some shards of cells under every setting; or mark them as lost."""
+def embed(job: Job, unit: Unit) -> Done:
+    """Embed some shards of cells under every setting."""
     _, name, plate = unit.stage.split("/")
     node = f"plates/{plate}/embeddings/{name}"
     model, store, table = model_of(job.text, name), job.store, job.cells(plate)
     check_planned(job, node, model)
     channels = job.role_indices(model.spec.channels, who=f"model {name!r}")
-    before, kept = ("", {}) if lost else kept_before(job, unit.stage)
+    before, kept = kept_before(job, unit.stage)
     new = [s for s, setting in enumerate(job.settings) if setting.name not in kept]
     shard = shard_cells(job, len(table.cells))
     starts = range(unit.start, unit.stop, shard)
     shards = [slice(start, min(start + shard, unit.stop)) for start in starts]
     cut = [list(swaps.blocks(s.stop - s.start, cells_at_once(model))) for s in shards]
-    if lost or not new:
+    if not new:
         cut = [[] for _ in shards]
     rows = [
         slice(whole.start + part.start, whole.start + part.stop)
@@ -271,10 +281,6 @@ def embed(job: Job, unit: Unit, *, lost: bool = False) -> Done:
         """Begin with block after block; with the last of a shard comes the shard."""
         for whole, parts in zip(shards, cut, strict=True):
             arrays = _empty(job, model, whole)
-            if lost:
-                usable = table.usable[whole]
-                missing = np.where(usable, Missing.LOST, Missing.UNUSABLE)
-                arrays["missing"][:] = missing[:, None]
             for s, setting in enumerate(job.settings):
                 if setting.name in kept:
                     for array, values in arrays.items():
