@@ -393,7 +393,7 @@ def test_who_drives_a_run_on_gpus_needs_none(small_screen, tmp_path, monkeypatch
 
     monkeypatch.setattr("bgscale.run.groups.run_units", given_to_workers)
     run = Run.from_config(config)
-    run.execute(until="embed")
+    run.execute(until="grid")
     embed = [unit for unit in given if unit.stage == "embed/tiny/crops"]
     # eight shards of 64 cells each
     assert [unit.start for unit in embed] == list(range(0, embed[-1].stop, 512))
