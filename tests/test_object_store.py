@@ -1,8 +1,10 @@
 """A run store in a bucket is as one in a folder: same bytes, same ledger, one run at a time."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +83,42 @@ def test_what_is_written_is_there_and_nothing_else(place: Place) -> None:
     assert place.read("ab/x") == b"no neighbour of a"
     place.delete(["ab/x", "ab/x", "ab/none"])
     assert place.read("ab/x") is None
+
+
+@pytest.mark.parametrize("step", range(10))
+def test_a_move_that_is_cut_short_leaves_one_whole_folder(
+    s3: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_at(s3)
+    assert isinstance(place, bucket.Bucket)
+    held = {"a/zarr.json": b"{}", "a/x/zarr.json": b"[]", "a/x/c/0": b"0", "a/x/c/1": b"1"}
+    for key, content in held.items():
+        place.replace(key, content)
+    asked, delete, steps = bucket.Bucket._asked, bucket.Bucket.delete, iter(range(100))
+
+    def cut_short(self: bucket.Bucket, what: Callable[[], Any]) -> Any:
+        if next(steps) == step:
+            raise KeyboardInterrupt
+        return asked(self, what)
+
+    def one_by_one(self: bucket.Bucket, keys: Iterable[str]) -> None:
+        # as thousands go in several requests
+        for key in keys:
+            delete(self, [key])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket.Bucket, "_asked", cut_short)
+        patch.setattr(bucket.Bucket, "delete", one_by_one)
+        with suppress(KeyboardInterrupt):
+            place.move("a", "b")
+    found = {top: sorted(place.below(top)) for top in "ab"}
+    whole = [top for top in "ab" if f"{top}/zarr.json" in found[top]]
+    assert whole
+    for top in whole:
+        assert found[top] == sorted(f"{top}{key[1:]}" for key in held)
+    if next(steps) <= step:
+        # it was not cut short
+        assert found["a"] == []
 
 
 @pytest.mark.parametrize("number", [3, 60])

@@ -244,15 +244,23 @@ class Bucket:
         self.delete(list(self.below(key)))
 
     def move(self, key: str, to: str) -> None:
-        """Copy all files below a folder to another one, then remove them."""
+        """Copy all files below a folder to another one, then remove them.
+
+        Files right in the folder are copied last and removed first: who is stopped in between
+        leaves a folder that has them and is whole, never two of which one is not.
+        """
         names = list(self.below(key))
+        top = [name for name in names if "/" not in name.removeprefix(f"{key}/")]
+        others = sorted(set(names) - set(top))
 
         def copy(name: str) -> None:
             target = to + name.removeprefix(key)
             self._asked(lambda: self._obstore.copy(self.store, name, target))
 
-        each(copy, names, self.readers)
-        self.delete(names)
+        each(copy, others, self.readers)
+        each(copy, top, self.readers)
+        self.delete(top)
+        self.delete(others)
 
     def names(self, key: str) -> set[str]:
         """Return the names of the files right below a folder."""
