@@ -12,11 +12,13 @@ from click.testing import CliRunner
 from screens import config_of, plates_config, write_plate_screen, write_screen
 from test_run import Counter, assert_same_store
 
-from bgscale import open_results
+from bgscale import open_results, pipeline
 from bgscale.cli import main
 from bgscale.config import RunConfig, template
-from bgscale.errors import InterruptedRunError, StoreMismatchError
+from bgscale.errors import InterruptedRunError, StoreMismatchError, UnitError
+from bgscale.results import Store
 from bgscale.run import Run
+from bgscale.run.upkeep import drop_aside
 from bgscale.schema import Reason
 from bgscale.stages import embedding
 
@@ -243,6 +245,54 @@ def test_a_further_setting_costs_itself_alone(
     embedded.clear()
     Run.from_config(config).execute(redo=True)
     assert embedded == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "last", "at"), [("embed", "uncovered", 1), ("grid", "missing", 0)]
+)
+def test_a_late_process_writes_nothing_once_what_was_put_aside_is_gone(
+    small_screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, last: str, at: int
+) -> None:
+    class Stops(Counter):
+        """Asks the run to end in the middle of the stage."""
+
+        def unit_done(self, unit: Any, summary: Any) -> None:
+            super().unit_done(unit, summary)
+            if self.done.get(kind) == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    Run.from_config(config_of(small_screen, tmp_path, settings=["original", "masked"])).execute()
+    grown = config_of(small_screen, tmp_path, settings=["original", "masked", "cell_free"])
+    run = Run.from_config(grown)
+    with pytest.raises(InterruptedRunError):
+        run.execute(listener=Stops())
+    stage = next(stage for stage in run.stages if stage.name.startswith(kind))
+    job = run.job_of(grown)
+    unit = stage.units(job)[0]
+    before = files_of(tmp_path / "results.zarr", stage.nodes[0])
+
+    def read(store: Store, name: str, *selection: Any) -> Any:
+        array = store.array(name)
+        if name == f"before/{stage.name}/{last}" and selection[-1] == at:
+            # others complete the stage after this array was opened
+            drop_aside(store, stage)
+        return np.asarray(array[selection or ...])
+
+    monkeypatch.setattr(Store, "read", read)
+    with pytest.raises(UnitError, match=f"before/{stage.name} is gone"):
+        pipeline.work(unit, job.text)
+    assert files_of(tmp_path / "results.zarr", stage.nodes[0]) == before
+
+
+def test_what_is_left_of_a_killed_removal_goes_with_the_next(
+    small_screen: Path, tmp_path: Path
+) -> None:
+    run = Run.from_config(config_of(small_screen, tmp_path))
+    stage = next(stage for stage in run.stages if stage.name.startswith("embed"))
+    store = Store(tmp_path / "results.zarr")
+    store.place.replace(f"before/{stage.name}/profile/embedding/c/0/0/0", b"rest")
+    drop_aside(store, stage)
+    assert list(store.place.below("before")) == []
 
 
 def test_settings_of_plates_that_were_complete_before_a_stop_are_kept(

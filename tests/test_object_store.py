@@ -85,6 +85,28 @@ def test_what_is_written_is_there_and_nothing_else(place: Place) -> None:
     assert place.read("ab/x") is None
 
 
+def test_of_a_folder_that_is_removed_the_files_right_in_it_go_first(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # sorts after what lies below
+    held = ["a/x/c/0", "a/x/zarr.json", "a/zarr.json"]
+    for key in held:
+        place.replace(key, b"{}")
+    delete = type(place).delete
+
+    def cut_short(self: Any, keys: Iterable[str]) -> None:
+        delete(self, keys)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(place), "delete", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            place.remove("a")
+    assert sorted(place.below("a")) == held[:2]
+    place.remove("a")
+    assert list(place.below("a")) == []
+
+
 @pytest.mark.parametrize("step", range(10))
 def test_a_move_that_is_cut_short_leaves_one_whole_folder(
     s3: str, step: int, monkeypatch: pytest.MonkeyPatch

@@ -131,7 +131,8 @@ def test_what_a_part_loses_is_counted_together(tmp_path: Path) -> None:
     assert list(bench.content.values()).count(b"lost") <= 3
 
 
-def test_what_another_part_has_done_well_is_not_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("set_aside", [give_up, None])
+def test_what_another_part_has_done_well_has_not_failed(tmp_path: Path, set_aside: Any) -> None:
     bench = Several(tmp_path, None)
 
     def fails_late(unit: Unit, job: str) -> Any:
@@ -144,7 +145,7 @@ def test_what_another_part_has_done_well_is_not_set_aside(tmp_path: Path) -> Non
     text = json.dumps({"store": str(bench.store)})
     run_units(
         fails_late, bench.units, text, ledger=bench.ledger, listener=Silent(),
-        part=Part(0, 2, look_every_s=0.01), set_aside=give_up,
+        part=Part(0, 2, look_every_s=0.01), set_aside=set_aside,
     )  # fmt: skip
     assert bench.done == EVERY
     assert b"lost" not in bench.content.values()

@@ -115,7 +115,7 @@ def share(
     """Yield each unit that this process does, with its outcome.
 
     Own units come first; they are nobody else's. Of one that another part has done the outcome is
-    None. Then, one after the other, come those of parts that are not there, until these are. Ends
+    None, also where it has failed here. Then, one after the other, come those of parts that are not there, until these are. Ends
     when all units are done, or have failed here, or it is told to stop.
 
     Parameters
@@ -134,18 +134,23 @@ def share(
         Called before this process waits for others: they may wait for what has failed here.
     """
     place = ledger.place
+
+    def outcome(unit: Unit) -> Any:
+        made = do(unit)
+        return None if isinstance(made, Exception) and ledger.is_done(unit) else made
+
     ended = {i for i, unit in enumerate(units) if unit in done}
     own = [i for i in range(len(units)) if part.owns(i) and i not in ended]
     for i in own:
         if stopped():
             return
-        yield units[i], None if ledger.is_done(units[i]) else do(units[i])
+        yield units[i], None if ledger.is_done(units[i]) else outcome(units[i])
     ended.update(own)
     while not stopped():
         left = [i for i in range(len(units)) if i not in ended]
         taken = dealt(left, part, part.there(place))[:1]
         if taken and not ledger.is_done(units[taken[0]]):
-            yield units[taken[0]], do(units[taken[0]])
+            yield units[taken[0]], outcome(units[taken[0]])
             ended.update(taken)
             continue
         if not taken:

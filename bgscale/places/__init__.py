@@ -43,7 +43,10 @@ class Place(Protocol):
         """Remove files; it is no error where they are gone."""
 
     def remove(self, key: str) -> None:
-        """Remove all files below a folder, and the folder."""
+        """Remove all files below a folder, and the folder; those right in it first.
+
+        So where one of these is still there after others were read, they were all there.
+        """
 
     def move(self, key: str, to: str) -> None:
         """Give all files below a folder, and the folder, another name, which is free."""

@@ -241,7 +241,9 @@ class Bucket:
 
     def remove(self, key: str) -> None:
         """Remove all files below a folder."""
-        self.delete(list(self.below(key)))
+        top, others = self._by_depth(key)
+        self.delete(top)
+        self.delete(others)
 
     def move(self, key: str, to: str) -> None:
         """Copy all files below a folder to another one, then remove them.
@@ -249,9 +251,7 @@ class Bucket:
         Files right in the folder are copied last and removed first: who is stopped in between
         leaves a folder that has them and is whole, never two of which one is not.
         """
-        names = list(self.below(key))
-        top = [name for name in names if "/" not in name.removeprefix(f"{key}/")]
-        others = sorted(set(names) - set(top))
+        top, others = self._by_depth(key)
 
         def copy(name: str) -> None:
             target = to + name.removeprefix(key)
@@ -261,6 +261,13 @@ class Bucket:
         each(copy, top, self.readers)
         self.delete(top)
         self.delete(others)
+
+    def _by_depth(self, key: str) -> tuple[list[str], list[str]]:
+        """Return the files right in a folder, and those further below."""
+        top, others = [], []
+        for name in self.below(key):
+            (others if "/" in name.removeprefix(f"{key}/") else top).append(name)
+        return top, others
 
     def names(self, key: str) -> set[str]:
         """Return the names of the files right below a folder."""

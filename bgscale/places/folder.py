@@ -162,6 +162,7 @@ class Folder:
 
     def remove(self, key: str) -> None:
         """Remove all files below a folder, and the folder."""
+        self.delete([f"{key}/{name}" for name in self.names(key)])
         shutil.rmtree(self.path(key), ignore_errors=True)
 
     def move(self, key: str, to: str) -> None:

@@ -89,10 +89,16 @@ def _put_aside(store: Store, ledger: Ledger, stage: Stage, made: Made) -> None:
 
 def drop_aside(store: Store, stage: Stage) -> None:
     """Remove what was put aside, when the stage is complete."""
-    if stage.keeps_settings and store.has(f"{BEFORE}/{stage.name}"):
-        store.remove(f"{BEFORE}/{stage.name}")
-        if next(iter(store.place.below(BEFORE)), None) is None:
+    before = f"{BEFORE}/{stage.name}"
+    # of one that was killed while it did so the rest is left
+    if stage.keeps_settings and _holds(store, before):
+        store.remove(before)
+        if not _holds(store, BEFORE):
             store.remove(BEFORE)
+
+
+def _holds(store: Store, folder: str) -> bool:
+    return next(iter(store.place.below(folder)), None) is not None
 
 
 def prepare(store: Store, job: Job, stage: Stage, stages: Sequence[Stage]) -> None:

@@ -19,7 +19,7 @@ from bgscale import embed as kernels
 from bgscale import settings as swaps
 from bgscale.config import ModelSection
 from bgscale.distribute.units import Unit
-from bgscale.errors import InputError
+from bgscale.errors import InputError, UnitError
 from bgscale.models import load_model, model_files
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.models.engine import Engine, processor
@@ -194,12 +194,24 @@ def check_planned(job: Job, node: str, model: EmbeddingModel) -> None:
 def kept_before(job: Job, stage: str) -> tuple[str, dict[str, int]]:
     """Return where an earlier run's values of a stage lie, and the place of each setting there.
 
-    They lie there while the stage is made anew with further settings.
+    They lie there while the stage is made anew with further settings. Who has read some of them
+    calls `check_kept`.
     """
     node = f"{BEFORE}/{stage}"
     if not job.store.has(node):
         return node, {}
     return node, {name: i for i, name in enumerate(job.store.attrs(node)["coords"]["setting"])}
+
+
+def check_kept(job: Job, before: str) -> None:
+    """Raise where what `kept_before` has found was removed while it was read.
+
+    A process that nobody has heard of for long may read it when others have done its units, too.
+    Zarr reads what is gone as missing, which would be written over what they have written.
+    """
+    if not job.store.has(before):
+        msg = f"{before} is gone: its stage was completed by others; this unit is one of theirs"
+        raise UnitError(msg)
 
 
 def lose_features(job: Job, unit: Unit) -> Done:
@@ -285,6 +297,8 @@ def embed(job: Job, unit: Unit) -> Done:
                 if setting.name in kept:
                     for array, values in arrays.items():
                         values[:, s] = store.read(f"{before}/{array}", whole, kept[setting.name])
+            if kept:
+                check_kept(job, before)
             for part, (block, swapped) in zip(parts, blocks, strict=False):
                 done = (whole, arrays) if part is parts[-1] else None
                 yield _begin_block(job, model, block, new, swapped, channels, arrays, part), done

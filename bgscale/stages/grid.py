@@ -114,6 +114,7 @@ def grid(job: Job, unit: Unit) -> Done:
         at = kept[setting.name], b
         values = store.read(f"{before}/{layer}/embedding", *at)
         donor, missing = (store.read(f"{before}/{name}", *at) for name in ("donor", "missing"))
+        embedding.check_kept(job, before)
     for k in [] if setting.name in kept else range(classes):
         dealt = deal(job, setting, k, b - 1 if b else k)
         for part in swaps.blocks(draws, embedding.cells_at_once(model)):
