@@ -206,7 +206,7 @@ def simulate(
     x, proteins, fields = np.concatenate(cells, 1), np.concatenate(protein), np.concatenate(field)
     pairs, group = np.unique(np.stack([proteins, fields]), axis=1, return_inverse=True)
     names = [f"P{i}" for i in range(len(planted))]
-    folds = pr.assign_folds(names, labels, *pairs, seed=seed, n_folds=2)
+    folds = pr.assign_folds(names, labels, *pairs, seed=seed, n_folds=world.folds)
     weights = pr.replicate_weights(folds, seed=seed, replicates=world.replicates)
     train = proteins < trained
     fitted = pr.fit_out_of_fold(x[0, train], group.reshape(-1)[train], folds, weights=weights)

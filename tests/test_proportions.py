@@ -70,6 +70,7 @@ def test_folds_depend_on_names_and_seed_not_on_order():
     )
     np.testing.assert_array_equal(again.fold, folds.fold[order])
     np.testing.assert_array_equal(again.unit, folds.unit[order])
+    np.testing.assert_array_equal(again.drawn, folds.drawn[order])
     other = pr.assign_folds(names, labels, protein, field, seed=1)
     assert (other.fold != folds.fold).any()
 
@@ -121,6 +122,18 @@ def test_replicate_weights_are_poisson_by_protein():
     assert abs(np.corrcoef(weights[0], weights[1])[0, 1]) < 0.06
 
 
+@pytest.mark.parametrize("proteins", [1, 2, 4])
+def test_replicates_draw_proteins_also_where_folds_went_by_field(proteins):
+    names, labels, protein, field = screen((proteins, 9), unlabelled=0, several=0, fields=3)
+    folds = pr.assign_folds(names, labels, protein, field, seed=0)
+    assert folds.by_field[0]
+    weights = pr.replicate_weights(folds, seed=0, replicates=50)
+    for p in range(proteins):
+        same = (weights[:, protein == p] == weights[:, protein == p][:, :1]).all()
+        # of the only one its fields are drawn: it cannot be left out
+        assert same == (proteins > 1)
+
+
 def test_a_weight_is_the_same_whatever_else_is_in_the_screen_or_how_many_replicates():
     names, labels, protein, field = screen((40, 40), fields=2)
     folds = pr.assign_folds(names, labels, protein, field, seed=0)
@@ -136,7 +149,7 @@ def test_no_replicate_leaves_a_fold_without_a_class():
     names, labels, protein, field = screen((1, 2, 5, 9), fields=2)
     folds = pr.assign_folds(names, labels, protein, field, seed=0)
     weights = pr.replicate_weights(folds, seed=0, replicates=100)
-    raw = np.stack([pr.folds._poisson(0, folds.unit, r) for r in range(100)])
+    raw = np.stack([pr.folds._poisson(0, folds.drawn, r) for r in range(100)])
     assert (weights != raw).any(), "the case must arise"
     for fold in range(5):
         for target in range(4):

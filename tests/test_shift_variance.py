@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bgscale import proportions as pr
+from bgscale.proportions.variance import _beyond_noise
 
 
 def cells(seed, *, proteins=40, fields=4, size=30, field_sd=0.0, moved=0.0):
@@ -56,6 +57,16 @@ def test_the_prior_of_variances_comes_back():
     equal = pr.fit_prior(2 * rng.chisquare(nu) / nu, nu)
     assert equal[0] > 50, "variances that do not differ have a narrow prior"
     assert pr.fit_prior([1.0], [3.0]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("count", [2, 4, 12])
+def test_the_spread_of_few_variances_is_unbiased(count):
+    rng = np.random.default_rng(2)
+    noise = rng.choice([0.4, 1.6, 4.9], (20_000, count))
+    values = 3 + rng.normal(0, np.sqrt(0.5 + noise))
+    centre, spread = np.mean([_beyond_noise(*one) for one in zip(values, noise, strict=True)], 0)
+    assert centre == pytest.approx(3, abs=0.05)
+    assert spread == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_correlation_within_fields_comes_back():

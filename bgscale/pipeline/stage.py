@@ -41,11 +41,11 @@ VERSIONS = {
     "grid": 2,
     "evaluate": 3,
     "controls": 1,
-    "classifiers": 1,
+    "classifiers": 2,
     "predict": 2,
     "proportions": 3,
     "reliability": 1,
-    "pooled": 2,
+    "pooled": 3,
     "shifts": 3,
     "discoveries": 1,
 }

@@ -31,8 +31,11 @@ class Folds:
     ----------
     fold : array (group,), int64
     unit : array (group,), uint64
-        Identity of what was dealt and is reweighted as a whole: the protein or, where its
-        localization went by field, protein and field.
+        Identity of what was dealt as a whole: the protein or, where its localization went by
+        field, protein and field.
+    drawn : array (group,), uint64
+        Identity of what a replicate reweights as a whole: the protein or, where its localization
+        has no other, protein and field.
     target : array (group,), int64
         Localization the group is trained as; -1 for proteins with several, none, or one that is
         not learnable.
@@ -46,6 +49,7 @@ class Folds:
 
     fold: IntArray
     unit: npt.NDArray[np.uint64]
+    drawn: npt.NDArray[np.uint64]
     target: IntArray
     learnable: BoolArray
     by_field: BoolArray
@@ -130,22 +134,24 @@ def assign_folds(
         raise InputError(msg)
     by_field = learnable & (n_proteins < n_folds)
 
-    unit = np.array([digest64(name) for name in proteins], np.uint64)[protein]
-    split = trained & by_field[code[protein]]
-    unit = np.where(split, unit + words(0, "field", group_field), unit)
+    whole = np.array([digest64(name) for name in proteins], np.uint64)[protein]
+    part = whole + words(0, "field", group_field)
+    unit = np.where(trained & by_field[code[protein]], part, whole)
+    drawn = np.where(trained & (n_proteins[code[protein]] == 1), part, whole)
     units, first, dealt = np.unique(unit, return_index=True, return_inverse=True)
     stratum = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)[protein][first]
     # One deal over all strata in turn: each is even to within one, and so are the folds.
     fold = np.empty(len(units), np.int64)
     fold[np.lexsort((units, words(seed, "fold", units), stratum))] = np.arange(len(units)) % n_folds
     target = np.where(trained & learnable[code[protein]], code[protein], -1)
-    return Folds(fold[dealt], unit, target, learnable, by_field)
+    return Folds(fold[dealt], unit, drawn, target, learnable, by_field)
 
 
 def replicate_weights(folds: Folds, *, seed: int, replicates: int = N_REPLICATES) -> IntArray:
     """Return Poisson(1) training weights per replicate: a bootstrap of the training proteins.
 
-    A weight is a function of (seed, replicate, unit), so it is the same in every setting. Where a
+    A weight is a function of (seed, replicate, protein), so it is the same in every setting; of the
+    only protein of a localization its fields are drawn. Where a
     replicate would leave some fold's classifier without a localization (positive weights in fewer
     than two folds), that localization is drawn again, from a numbered further stream, until not.
 
@@ -159,16 +165,16 @@ def replicate_weights(folds: Folds, *, seed: int, replicates: int = N_REPLICATES
     -------
     array (replicate, group), int64
     """
-    weights = np.empty((replicates, len(folds.unit)), np.int64)
+    weights = np.empty((replicates, len(folds.drawn)), np.int64)
     for replicate in range(replicates):
-        weights[replicate] = _poisson(seed, folds.unit, replicate)
+        weights[replicate] = _poisson(seed, folds.drawn, replicate)
         for target in np.flatnonzero(folds.learnable):
             mine = np.flatnonzero(folds.target == target)
             attempt = 0
             while len(set(folds.fold[mine][weights[replicate, mine] > 0].tolist())) < 2:
                 attempt += 1
                 stream = replicate + (attempt << 32)
-                weights[replicate, mine] = _poisson(seed, folds.unit[mine], stream)
+                weights[replicate, mine] = _poisson(seed, folds.drawn[mine], stream)
     return weights
 
 

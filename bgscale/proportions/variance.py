@@ -197,14 +197,22 @@ def fit_prior(ratio: npt.ArrayLike, df: npt.ArrayLike) -> tuple[float, float]:
     r = np.maximum(r, 1e-5 * np.median(r[r > 0]))
     e = np.log(r) - digamma(nu / 2) + np.log(nu / 2)
     noise = polygamma(1, nu / 2)
-    # precise variances count more; the weights depend on nu alone and leave the moments unbiased
-    weights = 1 / (noise + 0.5)
-    centre = float(np.average(e, weights=weights))
-    spread = float(np.average((e - centre) ** 2 - noise, weights=weights)) * len(e) / (len(e) - 1)
+    centre, spread = _beyond_noise(e, noise)
     if spread <= 2 / LARGEST_DF:
         return LARGEST_DF, float(np.exp(centre))
     half = _inverse_trigamma(spread)
     return min(2 * half, LARGEST_DF), float(np.exp(centre + digamma(half) - np.log(half)))
+
+
+def _beyond_noise(values: FloatArray, noise: FloatArray) -> tuple[float, float]:
+    """Return the mean of values, and their variance less that by which each is known to vary."""
+    # precise ones count more; the weights depend on the noise alone, so both are unbiased
+    weights = 1 / (noise + 0.5)
+    weights /= weights.sum()
+    centre = float(weights @ values)
+    # of each variance what is left about a mean that the value is part of: n - 1 of n, if equal
+    left = weights * (1 - weights)
+    return centre, float((weights @ (values - centre) ** 2 - left @ noise) / left.sum())
 
 
 def variance_factor(moments: Moments, pooled: Pooled) -> tuple[FloatArray, FloatArray]:
