@@ -12,9 +12,10 @@ each of their cells gets a background of
   chance. Donors of a field come from a few fields only, so that chance acts by field as well; or
 - for ``effect`` of the cells, a cell of another label: a true shift.
 
-Parts of the report: share of p < .05 of null proteins by fields and cells; false discovery
-proportion of screens with a fifth of shifted proteins; power; coverage of the mean softmax of ten
-times fresh fields; planted proportions of two-label proteins.
+Parts of the report: share of p < .05 of null proteins by fields and cells, also where classes have
+three labelled proteins; false discovery proportion of screens with a fifth of shifted proteins;
+power; coverage of the mean softmax of ten times fresh fields; planted proportions of two-label
+proteins.
 
     python benchmarks/calibration.py [--quick] [--json FILE]
 """
@@ -57,6 +58,8 @@ class World:
         Fields that lend backgrounds to the cells of one field under one setting.
     training_proteins, training_fields, training_cells : int
         Labelled proteins of a class, their fields, and cells of a field.
+    folds : int
+        Of the classifiers; with fewer labelled proteins of a class, its fields are dealt to them.
     """
 
     classes: int = 5
@@ -69,7 +72,13 @@ class World:
     training_proteins: int = 8
     training_fields: int = 4
     training_cells: int = 25
+    folds: int = 2
     replicates: int = 20
+
+
+FEW_PROTEINS = World(training_proteins=3, folds=5)
+"""So few of a class that its fields are dealt to folds: proteins are scored by classifiers that saw
+them."""
 
 
 @dataclass(frozen=True)
@@ -356,6 +365,8 @@ def plan(*, quick: bool) -> list[tuple[str, World, int, dict[str, Any]]]:
         for cells in (25, 150) if quick else (25, 150, 600):
             size = {"fields": fields, "cells": cells, "proteins": 20 if quick else 60}
             todo += [("null", world, seed, size) for seed in range(few)]
+            if cells == 150:
+                todo += [("null", FEW_PROTEINS, seed, size) for seed in range(few)]
     screens = 2 if quick else 200
     todo += [("discovery", world, s, {"proteins": 40, "effect": 0.5}) for s in range(screens)]
     for effect in (0.4,) if quick else (0.05, 0.1, 0.2, 0.4, 0.8):
@@ -384,7 +395,7 @@ def summarise(
     """Return the figures of each part, one row for each size."""
     groups: dict[str, dict[str, Any]] = {}
     for (part, world, _, size), result in zip(todo, results, strict=True):
-        key = json.dumps([part, world.background, size])
+        key = json.dumps([part, asdict(world), size])
         found = groups.setdefault(key, {"part": part, "world": world, "size": size, "made": []})
         found["made"].append(result)
     out: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
@@ -393,6 +404,8 @@ def summarise(
         figures = FIGURES[group["part"]](group["made"])
         if group["part"] == "planted":
             row["background"] = group["world"].background
+        if group["part"] == "null":
+            row["training_proteins"] = group["world"].training_proteins
         out[group["part"]].append(row | figures)
     return out
 

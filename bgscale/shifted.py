@@ -81,8 +81,8 @@ def shift_shares(
     -------
     dict
         Numbers of proteins, tested ones, and untested ones by reason; of the tested ones the
-        shares that are significant, that are significant and substantial, and, as the paper counts,
-        whose KL is above `PUBLISHED_LARGE_KL`; and the published summary of KL over proteins.
+        shares that are significant, that are significant and substantial, and, by size alone, whose
+        KL is above `PUBLISHED_LARGE_KL`; and of all proteins the summary of KL that was published.
 
     Raises
     ------
@@ -132,8 +132,8 @@ def shift_line(shares: dict[str, Any]) -> str:
     return (
         f"{line}: significantly shifted {shares['share_significant']:.1%}, significantly and "
         f"substantially {shares['share_significant_and_substantial']:.1%}\n"
-        f"KL above {shares['large_kl']} nat, untested as in the paper: "
-        f"{shares['share_with_large_kl']:.1%}"
+        f"KL above {shares['large_kl']} nat (mean and one standard deviation of the published "
+        f"proteins), by size alone: {shares['share_with_large_kl']:.1%}"
     )
 
 

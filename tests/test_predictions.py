@@ -17,6 +17,8 @@ from bgscale.errors import InputError
 from bgscale.results import Store
 from bgscale.run import Run
 from bgscale.stages import predictions, proportions, shifts
+from bgscale.stages.choosing import evaluated
+from bgscale.stages.classifiers import groups_of
 from bgscale.stages.job import Job
 
 K, D, SETTINGS, FOLDS, CLASSIFIERS = 4, 7, 3, 3, 4
@@ -35,6 +37,7 @@ def panel(seed: int) -> tuple[pr.Panel, list[list[pr.Classifier]]]:
                 rng.uniform(0.5, 2, D),
                 True,
                 1,
+                np.full(K, 1 / K),
             )
             for _ in range(CLASSIFIERS)
         ]
@@ -158,7 +161,10 @@ def test_a_unit_of_proteins_reads_the_plates_that_hold_them(
     plates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = open_results(plates)
-    job = Job(RunConfig.from_dict(tree.attrs["config"]))
+    config = RunConfig.from_dict(tree.attrs["config"])
+    # of the published fit a process needs to know once which fold each protein of the screen is in
+    converged = config.proportions.model_copy(update={"hyperparameters": "converged"})
+    job = Job(config.model_copy(update={"proportions": converged}))
     lone = set(tree["plates/P1/cells"]["protein"].to_numpy()) - set(
         tree["plates/P2/cells"]["protein"].to_numpy()
     )
@@ -302,6 +308,61 @@ def test_the_published_fit_follows_from_its_seed_and_its_weights() -> None:
     np.testing.assert_array_equal(shown.coef, repeated.coef)
     with pytest.raises(InputError, match="integer"):
         pr.fit_published(x, t, n_localizations=3, seed=0, weights=weights / 2)
+
+
+def test_mixtures_are_found_again_where_classes_were_not_equally_common() -> None:
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=(3, 6))
+
+    def seen(counts: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        t = np.repeat(np.arange(3), counts)
+        return (centre[t] + rng.normal(size=(len(t), 6))).astype(np.float32), t
+
+    x, t = seen([24_000, 6000, 1500])
+    # as often as it takes to converge
+    fit = pr.fit_published(np.tile(x, (8, 1)), np.tile(t, 8), n_localizations=4, seed=0)
+    np.testing.assert_allclose(fit.prior, [24 / 31.5, 6 / 31.5, 1.5 / 31.5, 0])
+    p = pr.predict(fit, seen([1000, 2000, 3000])[0])
+    share = np.array([1, 2, 3, 0]) / 6
+    np.testing.assert_allclose(pr.mixture(p, fit.prior), share, atol=0.05)
+    assert np.abs(pr.mixture(p) - share).max() > 0.2
+
+
+def test_mixtures_of_a_run_know_how_common_classes_were(
+    plates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = open_results(plates)
+    prior = tree["classifiers/tiny"]["prior"].sel(replicate=0)
+    np.testing.assert_allclose(prior.sum("localization"), 1)
+    assert float(prior.max()) > 1.2 * float(prior.min())
+    job, code = Job(RunConfig.from_dict(tree.attrs["config"])), 3
+    groups, fold, softmax = groups_of(job), [], []
+    for plate in job.plates:
+        table = job.cells(plate)
+        own = evaluated(table)
+        own = own[table.cells.protein[own] == code]
+        field = table.cells.field[own] + job.first_fields[plate]
+        fold.append(groups.folds.fold[groups.of(table.cells.protein[own], field)])
+        node = tree[f"plates/{plate}/predictions/tiny"]
+        softmax.append(node["probability"].isel(cell=own).to_numpy())
+    asked: list[Any] = []
+
+    def mixture(softmax: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        asked.append((softmax, prior))
+        return np.zeros(softmax.shape[1])
+
+    monkeypatch.setattr(proportions.kernels, "mixture", mixture)
+    monkeypatch.setattr(Store, "write", lambda self, name, region, values: [])
+    proportions.proportions(job, Unit("proportions/tiny", code, code + 1, "token"))
+    p, each = np.concatenate(softmax), iter(asked)
+    for f, fit in enumerate(("fixed", "matched")):
+        for s, setting in enumerate(job.config.settings):
+            there = np.isfinite(p[:, f, s]).all(1)
+            trained_on = "original" if fit == "fixed" else setting
+            of_fold = prior.sel(setting=trained_on).to_numpy()
+            seen, known = next(each)
+            np.testing.assert_array_equal(seen, p[there, f, s])
+            np.testing.assert_array_equal(known, of_fold[np.concatenate(fold)[there]])
 
 
 def test_hyperparameters_are_an_option_of_every_fold() -> None:

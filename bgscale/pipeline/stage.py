@@ -43,7 +43,7 @@ VERSIONS = {
     "controls": 1,
     "classifiers": 2,
     "predict": 2,
-    "proportions": 3,
+    "proportions": 4,
     "reliability": 1,
     "pooled": 3,
     "shifts": 3,

@@ -45,6 +45,8 @@ class Classifier:
         Standardisation; the scale of a constant feature is 1.
     converged : bool
     iterations : int
+    prior : array (localization,), float64
+        Share of each localization in the training: of the weights, if classes were balanced equal.
     """
 
     coef: FloatArray
@@ -53,6 +55,7 @@ class Classifier:
     scale: FloatArray
     converged: bool
     iterations: int
+    prior: FloatArray
 
 
 def fit_classifier(
@@ -119,8 +122,10 @@ def fit_classifier(
     coef = np.zeros((n_localizations, x.shape[1]))
     intercept = np.full(n_localizations, -np.inf)
     coef[classes], intercept[classes] = theta[:, :-1], theta[:, -1]
+    prior = np.zeros(n_localizations)
+    prior[classes] = 1 / len(classes)
     converged = bool(np.abs(result.jac).max() <= tolerance)
-    return Classifier(coef, intercept, mean, scale, converged, int(result.nit))
+    return Classifier(coef, intercept, mean, scale, converged, int(result.nit), prior)
 
 
 def fit_published(
@@ -163,7 +168,9 @@ def fit_published(
     intercept = np.full(n_localizations, -np.inf)
     coef[classes], intercept[classes] = theta[:, :-1], theta[:, -1]
     plain = np.zeros(x.shape[1]), np.ones(x.shape[1])
-    return Classifier(coef, intercept, *plain, False, steps)  # noqa: FBT003
+    prior = np.zeros(n_localizations)
+    prior[classes] = np.bincount(code, w) / w.sum()
+    return Classifier(coef, intercept, *plain, False, steps, prior)  # noqa: FBT003
 
 
 def _training(

@@ -1,8 +1,9 @@
 """The mixture of localizations that a protein's cells are most likely drawn from.
 
 The mean softmax is biased toward the middle: a cell of one localization gives some of its softmax
-to others. The classifier is fitted with balanced classes, so its softmax is a posterior under equal
-priors; the shares that maximise the likelihood of all cells follow by expectation maximisation.
+to others. The classifier's softmax is a posterior under the priors of its training, which are equal
+where classes were balanced; by its ratio to them, the shares that maximise the likelihood of all
+cells follow by expectation maximisation.
 """
 
 import numpy as np
@@ -15,13 +16,15 @@ TOLERANCE = 1e-7
 """Change of every share in one step below which the estimate is taken as reached."""
 
 
-def mixture(posterior: npt.ArrayLike) -> FloatArray:
+def mixture(posterior: npt.ArrayLike, prior: npt.ArrayLike | None = None) -> FloatArray:
     """Return the maximum-likelihood shares of the localizations among some cells.
 
     Parameters
     ----------
     posterior : array (cell, localization), float64
-        Softmax under equal priors.
+        Softmax.
+    prior : array (cell, localization) or (localization,), float64, optional
+        Share of each localization in the training of the classifier that gave it; by default equal.
 
     Returns
     -------
@@ -45,6 +48,10 @@ def mixture(posterior: npt.ArrayLike) -> FloatArray:
     # compiled when first used: it takes a second to load
     from bgscale.proportions.mixture_kernel import LANES, maximise
 
+    if prior is not None:
+        prior = np.broadcast_to(np.asarray(prior, np.float64), p.shape)
+        # what was not in the training has no softmax
+        p = np.divide(p, prior, out=np.zeros_like(p), where=prior > 0)
     n, k = p.shape
     whole = np.zeros((-(-n // LANES) * LANES, k))
     whole[:n] = p

@@ -172,7 +172,8 @@ def beside(model: Model) -> str:
         significant = round(of["share_significant"] * of["tested"])
         parts.append(
             f"{significant:,} of {of['tested']:,} proteins shift significantly under "
-            f"{spoken(HEADLINE)}, by a median KL of {digits(of['kl']['median'], 2)} nat."
+            f"{spoken(HEADLINE)}; the median KL of all proteins is "
+            f"{digits(of['kl']['median'], 2)} nat."
         )
     return " ".join(parts)
 
@@ -219,8 +220,8 @@ def shifted(model: Model, run: Run) -> str:
     return (
         f"Under {name}, {percent(of['share_significant'])} of {of['tested']:,} tested proteins "
         f"shift significantly and {percent(of['share_significant_and_substantial'])} "
-        f"substantially{left}. Counted as in the paper, by size alone, "
-        f"{percent(of['share_with_large_kl'])} have a KL above {of['large_kl']} nat."
+        f"substantially{left}. By size alone, {percent(of['share_with_large_kl'])} have a KL above "
+        f"{of['large_kl']} nat, the mean and one standard deviation of the published proteins."
     )
 
 
@@ -256,7 +257,7 @@ def harm(found: xr.Dataset, setting: str) -> str:
     least = told(there[-1])
     return (
         f"Accuracy on a background of one localization, less that of the same pairs as imaged. It "
-        f"changes most on {worst}, and least on {least}."
+        f"is lowest on {worst}, and highest on {least}."
     )
 
 

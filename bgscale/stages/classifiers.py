@@ -16,7 +16,7 @@ from bgscale.stages.job import Job
 
 FITS = ("fixed", "matched")
 """Fitted on `original` and applied to all settings; fitted and applied within a setting."""
-_CLASSIFIER_PARTS = ("coef", "intercept", "mean", "scale", "converged", "iterations")
+_CLASSIFIER_PARTS = ("coef", "intercept", "mean", "scale", "converged", "iterations", "prior")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +99,7 @@ def create_classifiers(job: Job, name: str) -> None:
         "scale": (feature, "float64", "what it is then divided by"),
         "converged": ({}, "uint8", "whether the gradient fell below its bound"),
         "iterations": ({}, "int32", "iterations, or steps, of the solver"),
+        "prior": (localization, "float64", "share of each class in the training, as weighted"),
     }
     for part, (more, dtype, text) in shapes.items():
         fill = float("nan") if dtype == "float64" else 0

@@ -4,7 +4,7 @@ No feature is read: sums are added, and shares of mixtures come from the softmax
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,15 @@ from bgscale import proportions as kernels
 from bgscale.distribute.units import Unit
 from bgscale.proportions import ProportionState
 from bgscale.results import rows_of
+from bgscale.settings import Ints
 from bgscale.stages.cells import MIN_SHARDS, Done
 from bgscale.stages.choosing import evaluated
 from bgscale.stages.classifiers import FITS, groups_of
 from bgscale.stages.embedding import provenance
 from bgscale.stages.job import Job
 from bgscale.stages.predictions import node_of, read_sums
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 PROTEINS_A_CHUNK = 64
 CHUNKS_A_UNIT = 8
@@ -124,7 +127,7 @@ def _mixtures(job: Job, name: str, unit: Unit, plates: Sequence[str]) -> npt.NDA
     """
     shape = len(FITS), len(job.settings), unit.stop - unit.start, len(job.classes)
     out = np.full(shape, np.nan)
-    rows, owner = [], []
+    rows, owner, field = [], [], []
     if not plates:
         return out
     for plate in plates:
@@ -134,17 +137,34 @@ def _mixtures(job: Job, name: str, unit: Unit, plates: Sequence[str]) -> npt.NDA
         own = own[(protein >= unit.start) & (protein < unit.stop)]
         rows.append((job.store.array(f"{node_of(plate, name)}/probability"), own))
         owner.append(table.cells.protein[own])
+        field.append(table.cells.field[own] + job.first_fields[plate])
     # cells of a protein in the order of plates and rows, whatever the shards
     protein = np.concatenate(owner)
     order = np.argsort(protein, kind="stable")
     codes, starts = np.unique(protein[order], return_index=True)
+    prior = _priors(job, name, protein, np.concatenate(field))
     for f, s in np.ndindex(shape[:2]):
         softmax = np.concatenate([rows_of(array, own, f, s) for array, own in rows])
         for code, cells in zip(codes, np.split(order, starts[1:]), strict=True):
             mine = softmax[cells]
             present = np.isfinite(mine).all(axis=1)
-            out[f, s, code - unit.start] = kernels.mixture(mine[present])
+            known = None if prior is None else prior[f, s, cells[present]]
+            out[f, s, code - unit.start] = kernels.mixture(mine[present], known)
     return out
+
+
+def _priors(job: Job, name: str, protein: Ints, field: Ints) -> Floats | None:
+    """Return how common classes were where each cell's classifiers were trained; None: equally.
+
+    (fit, setting, cell, localization).
+    """
+    if job.config.proportions.hyperparameters != "published":
+        return None
+    groups = groups_of(job)
+    of_fold = job.store.read(f"classifiers/{name}/prior")[:, :, 0]
+    matched = of_fold[:, groups.folds.fold[groups.of(protein, field)]]
+    fixed = matched[job.config.settings.index("original")]
+    return np.stack([np.broadcast_to(fixed, matched.shape), matched])
 
 
 def _dense(state: ProportionState, unit: Unit, job: Job, name: str) -> dict[str, npt.NDArray[Any]]:
