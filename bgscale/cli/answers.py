@@ -100,7 +100,7 @@ def shifts(
     """Say which proteins' proportions move with the background, and which only by chance.
 
     KL in nats with its 95% interval, p, q (false discovery rate), and which shifts are substantial;
-    beside it how many have a large KL, as the paper counts.
+    beside it how many have a large KL, by size alone.
     """
     from bgscale.asked import models_with
     from bgscale.results import Store, open_results
@@ -120,6 +120,25 @@ def shifts(
             click.echo(format_shifts(frame, shares, count=count, title=title))
     if as_json:
         click.echo(json.dumps(found, indent=2))
+
+
+@main.command()
+@click.argument("store", type=STORE)
+@click.option("--model", default="", help="By default the first: donors do not depend on it.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def donors(store: Path, model: str, as_json: bool) -> None:  # noqa: FBT001
+    """Say which donors lent the backgrounds, and how often each.
+
+    By setting and localization of the donor: cells on such backgrounds, donors that were used and
+    that are in the bank, their proteins and fields, and how often one was used.
+    """
+    from bgscale.lent import lent
+
+    frame = lent(str(store), model=model)
+    if as_json:
+        click.echo(frame.to_json(orient="records", indent=2))
+    else:
+        click.echo(frame.to_string(index=False))
 
 
 @main.command()

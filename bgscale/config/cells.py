@@ -116,3 +116,9 @@ class DonorSection(Section):
         ge=0,
         description="most donors of one field; 0: twice an even share of its protein",
     )
+    bank: int = Field(
+        default=0,
+        ge=0,
+        description="which of the banks that could be drawn; with another one nothing should move "
+        "that hangs on backgrounds in general, and not on those that happen to be in the bank",
+    )

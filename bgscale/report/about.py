@@ -171,6 +171,18 @@ def methods_section(run: Run, models: Sequence[Model], counts: Mapping[str, int]
         [name, tag("code", entry["token"]), f"{entry['units']}", entry["purpose"]]
         for name, entry in run.attrs["stages"].items()
     ]
+    lent: list[Sequence[Child]] = []
+    if run.lent is not None:
+        lent = [
+            [words.spoken(one.setting), one.localization, *(f"{n:,}" for n in one[2:7]),
+             f"{one.median_uses:g}" if one.donors else words.NONE, f"{one.most_uses:,}"]
+            for one in run.lent.itertuples(index=False)
+        ]  # fmt: skip
+    heads = ["Setting", "Localization of the donor", "Cells", "Donors", "In the bank", "Proteins"]
+    heads += ["Fields", "Median uses of one", "Most uses"]
+    if lent:
+        table = grid(heads, lent, numbers=7)
+        parts.append(tag("details", tag("summary", "Who lent backgrounds, how often"), table))
     for title, heads, rows in (
         ("Every parameter of the run", ["Key", "Value", "Meaning"], keys),
         ("Tokens of the stages", ["Stage", "Token", "Units", "Purpose"], tokens),

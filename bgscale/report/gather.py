@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from bgscale.controls import findings
 from bgscale.errors import InputError, nearest
+from bgscale.lent import lent
 from bgscale.models.spec import show_cell_alone
 from bgscale.report.complete import Completeness, completeness
 from bgscale.results import open_results
@@ -118,6 +120,14 @@ class Run:
         """Return the localizations that the plate map gives each protein."""
         label = self.node("proteins")["label"].to_numpy().astype(bool)
         return [[name for name, own in zip(self.classes, row, strict=True) if own] for row in label]
+
+    @cached_property
+    def lent(self) -> pd.DataFrame | None:
+        """Who lent backgrounds, as `bgscale.lent` counts; None where that is not there yet."""
+        try:
+            return lent(self.store, model=self.models[0])
+        except InputError:
+            return None
 
     def usable_cells(self) -> int:
         """Return how many cells are used."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from bgscale import __version__
 from bgscale.config import ModelSection, RunConfig
+from bgscale.lent import ALL
 from bgscale.places import spelled
 from bgscale.report.gather import Model, Run
 from bgscale.report.words import count
@@ -66,7 +67,7 @@ def methods(run: Run, models: Sequence[Model], counts: Mapping[str, int]) -> lis
         Paragraph("Background settings", _settings(run)),
         *(Paragraph(f"Model {one.name}", _model(one) + _averaged(run, one.name)) for one in models),
         Paragraph("Telling localizations apart", _classification(run, models, counts)),
-        Paragraph("Proportions of each protein", _proportions(config["proportions"])),
+        Paragraph("Proportions of each protein", _proportions(run, models)),
         Paragraph("Tests of shifts", _shifts(config["shifts"])),
         Paragraph("Software", _software(run)),
     ]
@@ -127,22 +128,43 @@ def _settings(run: Run) -> str:
     if run.has("donors"):
         sizes = run.node("donors")["size"].to_numpy()
         bank = f" (here {int(sizes.min()):,} to {int(sizes.max()):,} a class)"
+    several = donors["candidates"] > 1
     taken = (
         f"of {donors['candidates']} drawn donors the one was taken whose own centre cell is "
         "covered best"
-        if donors["candidates"] > 1
+        if several
         else "the first donor drawn was taken"
     )
+    dealt = ", so that least of their own centre cells stays visible" if several else ""
+    own = ", but under self_swap," if "self_swap" in run.settings else ""
     return (
         f"Every cell was held fixed and put on other backgrounds: {each}. A swapped crop is the "
         "donor's crop, with the pixels of the centre cell put in; the donor "
         f"{scaling}. Donors are cells of proteins with one localization, equally many a protein, "
-        f"at most {donors['per_class']:,} a class{bank}, and never of the centre cell's own "
-        "protein; where the background is of another class, that class was drawn uniformly from "
-        f"those that the cell does not have; {taken}. Cell-free windows: at most "
-        f"{donors['windows_per_class']:,} a class, as imaged. All draws are functions of the seed "
-        f"{run.config['seed']} and the cell's identity."
+        f"at most {donors['per_class']:,} a class{bank}, and{own} never of the centre cell's own "
+        "protein (of another field where its class has no other); where the background is of "
+        "another class, that class was drawn uniformly from those that the cell does not have; "
+        f"{taken}. Cell-free windows: at most {donors['windows_per_class']:,} a class, as imaged. "
+        "All draws are functions of the seed "
+        f"{run.config['seed']} and the cell's identity. For telling localizations apart donors of "
+        f"each class were dealt to the crops, not drawn, none twice as far as they reach{dealt}."
+        f"{_lent(run)}"
     )
+
+
+def _lent(run: Run) -> str:
+    """Return how many donors lent backgrounds, and how often."""
+    if run.lent is None:
+        return ""
+    whole = run.lent[run.lent["localization"] == ALL]
+    told = [
+        f"under {one.setting} {count(one.donors, 'donor')} ({count(one.proteins, 'protein')}, "
+        f"{count(one.fields, 'field')}) to {count(one.cells, 'cell')}, "
+        f"{one.median_uses:g} times each in the median, at most {one.most_uses:,}"
+        for one in whole.itertuples(index=False)
+        if one.donors
+    ]
+    return f" Backgrounds were lent {'; '.join(told)}." if told else ""
 
 
 def _model(model: Model) -> str:
@@ -213,7 +235,8 @@ def _classification(run: Run, models: Sequence[Model], counts: Mapping[str, int]
     )
 
 
-def _proportions(section: Mapping[str, Any]) -> str:
+def _proportions(run: Run, models: Sequence[Model]) -> str:
+    section = run.config["proportions"]
     fit = (
         "as published (Adam, learning rate 1e-3, batches of 128, 5 epochs, no penalty)"
         if section["hyperparameters"] == "published"
@@ -224,10 +247,26 @@ def _proportions(section: Mapping[str, Any]) -> str:
         "Multinomial logistic regression on single-cell features of proteins with one localization "
         f"(at most {section['cells_per_class']:,} cells a class), fitted {fit}. Proteins are dealt "
         f"to {section['folds']} folds by localization, and each is scored by the classifier that "
-        "has not seen it. A protein's proportions are the mean softmax of its cells. Fixed: fitted "
+        f"has not seen it.{_by_field(run, models)} A protein's proportions are the mean softmax of its cells. Fixed: fitted "
         "on original and applied under every setting; matched: fitted and applied within a "
         f"setting. {section['replicates']} replicates with Poisson-reweighted training proteins "
-        "give the classifier's share of the error."
+        "give the classifier's share of the error of shifts and of corrected proportions; the "
+        "interval of a mean softmax is that of fresh fields under the same classifiers."
+    )
+
+
+def _by_field(run: Run, models: Sequence[Model]) -> str:
+    """Return what is said of localizations with fewer proteins than folds."""
+    nodes = [f"classifiers/{one.name}" for one in models]
+    attrs = next((run.tree[node].attrs for node in nodes if run.has(node)), {})
+    few = list(attrs.get("classes_dealt_by_field", []))
+    if not few:
+        return ""
+    these = "all localizations" if len(few) == len(run.classes) else ", ".join(few)
+    return (
+        f" Of {these}, which have fewer proteins than there are folds, fields were dealt instead: "
+        "a cell is scored by the classifier that has not seen its field, but may have seen other "
+        "fields of its protein."
     )
 
 

@@ -98,7 +98,7 @@ def _choose(job: Job, bank: str) -> tuple[Candidates, list[Ints]]:
         lambda: candidates(job, bank),
         per_class=section.per_class if bank == "donors" else section.windows_per_class,
         per_field=section.per_field,
-        purpose=bank,
+        purpose=f"{bank}/{section.bank}" if section.bank else bank,
     )
     needed = bank == "donors" or any(s.source == "window" for s in job.settings)
     for name, rows in zip(job.classes, chosen, strict=True):
