@@ -69,9 +69,10 @@ def proportions(config: RunConfig) -> dict[str, np.ndarray]:
     node = open_results(config.store)["proportions/tiny"].to_dataset().sel(fit="fixed")
     found = {s: node["proportion"].sel(setting=s).to_numpy() for s in ("original", *SETTINGS)}
     n = node["n_cells"].to_numpy()[..., None]
-    sums = node["sums"].sum("protein_field").to_numpy() - node["baseline"].sum(
-        "protein_field"
-    ).to_numpy()
+    sums = (
+        node["sums"].sum("protein_field").to_numpy()
+        - node["baseline"].sum("protein_field").to_numpy()
+    )
     scale = node.attrs["sum_scale"]
     squares = np.diagonal(node["cross"].to_numpy(), axis1=-2, axis2=-1) / scale
     error = np.sqrt(np.maximum(squares / n - (sums / scale / n) ** 2, 0) / n)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from bgscale.asked import check_complete, pick
 from bgscale.errors import InputError
-from bgscale.results import Store, open_results
+from bgscale.results import Store
 from bgscale.settings import get_setting
 
 ALL = "all"

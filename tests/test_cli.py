@@ -18,8 +18,8 @@ from bgscale.config import RunConfig, template
 
 COMMANDS = [
     "demo", "init", "info", "import", "map", "plan", "rates", "run", "status", "train", "verify",
-    "table", "controls", "shifts", "donors", "quality", "compare", "plot", "export", "query", "report",
-    "models", "weights",
+    "table", "controls", "shifts", "donors", "quality", "compare", "plot", "export", "query",
+    "report", "models", "weights",
 ]  # fmt: skip
 
 

@@ -251,7 +251,12 @@ def test_a_further_setting_costs_itself_alone(
     ("kind", "last", "at"), [("embed", "uncovered", 1), ("grid", "missing", 0)]
 )
 def test_a_late_process_writes_nothing_once_what_was_put_aside_is_gone(
-    small_screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, last: str, at: int
+    small_screen: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    last: str,
+    at: int,
 ) -> None:
     class Stops(Counter):
         """Asks the run to end in the middle of the stage."""

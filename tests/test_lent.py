@@ -64,3 +64,25 @@ def test_what_is_not_embedded_yet_has_lent_nothing(small_screen: Path, tmp_path:
     Run.from_config(config).execute(until="embed")
     with pytest.raises(InputError, match="no setting"):
         lent(config.store)
+
+
+def test_another_bank_is_of_other_cells_of_the_same_pool(
+    small_screen: Path, tmp_path: Path
+) -> None:
+    banks, tokens = [], []
+    for bank in (0, 1):
+        donors = {"per_class": 10, "windows_per_class": 10, "min_pool": 5, "bank": bank}
+        config = config_of(small_screen, tmp_path, donors=donors)
+        run = Run.from_config(config)
+        run.execute(until="donors", redo=True)
+        tree = open_results(config.store)
+        banks.append({kind: tree[kind]["id"].to_numpy() for kind in ("donors", "windows")})
+        banks[-1]["centres"] = tree["centres"]["id"].to_numpy()
+        tokens.append(next(stage.token for stage in run.stages if stage.name == "donors"))
+    for kind in ("donors", "windows"):
+        first, second = (one[kind] for one in banks)
+        assert first.shape == second.shape
+        shared = np.isin(first, second).mean()
+        assert 0 < shared < 0.9
+    np.testing.assert_array_equal(banks[0]["centres"], banks[1]["centres"])
+    assert tokens[0] != tokens[1]

@@ -21,6 +21,7 @@ from bgscale import open_results, plot
 from bgscale.cli import main
 from bgscale.comparison import compare
 from bgscale.errors import InputError, StoreMismatchError
+from bgscale.lent import lent
 from bgscale.report import compared, write
 from bgscale.report.about import plates
 from bgscale.report.figures import inline
@@ -288,6 +289,23 @@ def test_every_parameter_and_hash_is_in_the_methods(
         assert words in text or words in page
     # where a store lay is nobody's business
     assert str(finished.parent) not in page
+
+
+def test_what_small_classes_and_donors_are_like_is_in_the_methods(
+    finished: Path, model: Model, page: str
+) -> None:
+    run = open_run(finished)
+    counts = dict.fromkeys(("cells", "usable", "fields", "proteins", "plates", "centres"), 7)
+    text = " ".join(one.text for one in methods(run, [model], counts))
+    assert run.tree["classifiers/tiny"].attrs["classes_dealt_by_field"] == list(run.classes)
+    assert "Of all localizations, which have fewer proteins than there are folds" in text
+    row = lent(finished).set_index(["setting", "localization"]).loc[("different", "all")]
+    told = f"under different {int(row['donors']):,} donors ({int(row['proteins']):,} proteins"
+    assert told in text
+    often = f"{row['median_uses']:g} times each in the median, at most {int(row['most_uses']):,}"
+    assert often in text
+    assert "Who lent backgrounds, how often" in page
+    assert "but under self_swap" not in text
 
 
 def test_a_run_that_is_not_complete_is_said_and_what_there_is_is_shown(

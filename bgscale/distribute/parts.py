@@ -115,8 +115,9 @@ def share(
     """Yield each unit that this process does, with its outcome.
 
     Own units come first; they are nobody else's. Of one that another part has done the outcome is
-    None, also where it has failed here. Then, one after the other, come those of parts that are not there, until these are. Ends
-    when all units are done, or have failed here, or it is told to stop.
+    None, also where it has failed here. Then, one after the other, come those of parts that are not
+    there, until these are. Ends when all units are done, or have failed here, or it is told to
+    stop.
 
     Parameters
     ----------

@@ -264,7 +264,8 @@ class Bucket:
 
     def _by_depth(self, key: str) -> tuple[list[str], list[str]]:
         """Return the files right in a folder, and those further below."""
-        top, others = [], []
+        top: list[str] = []
+        others: list[str] = []
         for name in self.below(key):
             (others if "/" in name.removeprefix(f"{key}/") else top).append(name)
         return top, others

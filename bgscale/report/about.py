@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import pandas as pd
+
 from bgscale import plot
 from bgscale.quality import LARGEST_PLATE, summarise, suspicious
 from bgscale.report import montage, words
@@ -171,17 +173,8 @@ def methods_section(run: Run, models: Sequence[Model], counts: Mapping[str, int]
         [name, tag("code", entry["token"]), f"{entry['units']}", entry["purpose"]]
         for name, entry in run.attrs["stages"].items()
     ]
-    lent: list[Sequence[Child]] = []
     if run.lent is not None:
-        lent = [
-            [words.spoken(one.setting), one.localization, *(f"{n:,}" for n in one[2:7]),
-             f"{one.median_uses:g}" if one.donors else words.NONE, f"{one.most_uses:,}"]
-            for one in run.lent.itertuples(index=False)
-        ]  # fmt: skip
-    heads = ["Setting", "Localization of the donor", "Cells", "Donors", "In the bank", "Proteins"]
-    heads += ["Fields", "Median uses of one", "Most uses"]
-    if lent:
-        table = grid(heads, lent, numbers=7)
+        table = grid(["Setting", *_LENT.values()], _lent(run.lent), numbers=len(_LENT) - 1)
         parts.append(tag("details", tag("summary", "Who lent backgrounds, how often"), table))
     for title, heads, rows in (
         ("Every parameter of the run", ["Key", "Value", "Meaning"], keys),
@@ -189,3 +182,29 @@ def methods_section(run: Run, models: Sequence[Model], counts: Mapping[str, int]
     ):
         parts.append(tag("details", tag("summary", title), grid(heads, rows)))
     return join(parts)
+
+
+_LENT = {
+    "localization": "Localization of the donor",
+    "cells": "Cells",
+    "donors": "Donors",
+    "in_bank": "In the bank",
+    "proteins": "Proteins",
+    "fields": "Fields",
+    "median_uses": "Median uses of one",
+    "most_uses": "Most uses",
+}
+
+
+def _lent(frame: pd.DataFrame) -> list[Sequence[Child]]:
+    """Return the rows of the table of donors."""
+    return [
+        [
+            words.spoken(str(one["setting"])),
+            *(
+                value if isinstance(value, str) else f"{value:,.6g}".replace("nan", words.NONE)
+                for value in (one[key] for key in _LENT)
+            ),
+        ]
+        for one in frame.to_dict("records")
+    ]

@@ -156,15 +156,15 @@ def _lent(run: Run) -> str:
     """Return how many donors lent backgrounds, and how often."""
     if run.lent is None:
         return ""
-    whole = run.lent[run.lent["localization"] == ALL]
+    whole = run.lent[(run.lent["localization"] == ALL) & (run.lent["donors"] > 0)]
     told = [
-        f"under {one.setting} {count(one.donors, 'donor')} ({count(one.proteins, 'protein')}, "
-        f"{count(one.fields, 'field')}) to {count(one.cells, 'cell')}, "
-        f"{one.median_uses:g} times each in the median, at most {one.most_uses:,}"
-        for one in whole.itertuples(index=False)
-        if one.donors
+        f"under {one['setting']} {count(one['donors'], 'donor')} "
+        f"({count(one['proteins'], 'protein')}, {count(one['fields'], 'field')}) to "
+        f"{count(one['cells'], 'cell')}, {one['median_uses']:g} times each in the median, at most "
+        f"{one['most_uses']:,}"
+        for one in whole.to_dict("records")
     ]
-    return f" Backgrounds were lent {'; '.join(told)}." if told else ""
+    return f" Backgrounds were lent by donors: {'; '.join(told)}." if told else ""
 
 
 def _model(model: Model) -> str:
@@ -247,10 +247,10 @@ def _proportions(run: Run, models: Sequence[Model]) -> str:
         "Multinomial logistic regression on single-cell features of proteins with one localization "
         f"(at most {section['cells_per_class']:,} cells a class), fitted {fit}. Proteins are dealt "
         f"to {section['folds']} folds by localization, and each is scored by the classifier that "
-        f"has not seen it.{_by_field(run, models)} A protein's proportions are the mean softmax of its cells. Fixed: fitted "
-        "on original and applied under every setting; matched: fitted and applied within a "
-        f"setting. {section['replicates']} replicates with Poisson-reweighted training proteins "
-        "give the classifier's share of the error of shifts and of corrected proportions; the "
+        f"has not seen it.{_by_field(run, models)} A protein's proportions are the mean softmax of "
+        "its cells. Fixed: fitted on original and applied under every setting; matched: fitted and "
+        f"applied within a setting. {section['replicates']} replicates with Poisson-reweighted "
+        "training proteins give the classifier's share of the error of shifts and of corrected proportions; the "
         "interval of a mean softmax is that of fresh fields under the same classifiers."
     )
 
