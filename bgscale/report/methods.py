@@ -250,8 +250,9 @@ def _proportions(run: Run, models: Sequence[Model]) -> str:
         f"has not seen it.{_by_field(run, models)} A protein's proportions are the mean softmax of "
         "its cells. Fixed: fitted on original and applied under every setting; matched: fitted and "
         f"applied within a setting. {section['replicates']} replicates with Poisson-reweighted "
-        "training proteins give the classifier's share of the error of shifts and of corrected proportions; the "
-        "interval of a mean softmax is that of fresh fields under the same classifiers."
+        "training proteins give the classifier's share of the error of shifts and of corrected "
+        "proportions; the interval of a mean softmax is that of fresh fields under the same "
+        "classifiers."
     )
 
 
