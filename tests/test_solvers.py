@@ -214,6 +214,26 @@ def test_a_group_of_both_classes_is_not_divided():
     assert set(held_out[:6]) == set(held_out[6:]) == {0, 1, 2}
 
 
+def test_each_fold_holds_out_both_classes_where_they_share_groups():
+    plates = np.repeat([1, 2, 3], [300, 300, 400]), np.repeat([1, 2], [500, 500])
+    own = np.random.Generator(np.random.Philox(key=25))
+    several = [(own.integers(0, n, 80), own.integers(m, n + 4, 90)) for n in (3, 6) for m in (0, 2)]
+    for a, b in (plates, *several):
+        held_out = grouped_folds(a, b, 5)
+        filled = set(range(min(5, len(np.unique(a)), len(np.unique(b)))))
+        assert set(held_out[: len(a)].tolist()) == set(held_out[len(a) :].tolist()) == filled
+        groups = np.concatenate([a, b])
+        assert all(len(np.unique(held_out[groups == one])) == 1 for one in np.unique(groups))
+    np.testing.assert_array_equal(np.bincount(grouped_folds(*plates, 5)[1000:]), [500, 500])
+
+
+def test_groups_of_both_classes_are_balanced_in_both():
+    a, b = np.repeat([1, 2, 3, 4], [10, 9, 8, 7]), np.repeat([1, 2, 3, 4], [1, 30, 30, 1])
+    held_out = grouped_folds(a, b, 2)
+    np.testing.assert_array_equal(np.bincount(held_out[:34]), [16, 18])
+    np.testing.assert_array_equal(np.bincount(held_out[34:]), [31, 31])
+
+
 def test_groups_are_dealt_by_size_then_number_whatever_the_order_of_the_cells():
     a, b = np.array([7, 5, 5, 3, 3]), np.array([1, 2])
     np.testing.assert_array_equal(grouped_folds(a, b, 2), [0, 1, 1, 0, 0, 0, 1])
