@@ -47,6 +47,30 @@ def published_folds(cells_a: int, cells_b: int, folds: int) -> Integers:
     return held_out
 
 
+def draw_folds(draws: int, folds: int) -> Integers:
+    """Return the published fold of each draw of a pair, whichever of them are missing.
+
+    A draw stays in its fold where others are missing, so that its donor, which is dealt to cells of
+    one fold, does too. Where none is missing these are the folds of the draws that are present.
+
+    Parameters
+    ----------
+    draws : int
+        At least `folds`.
+    folds : int
+
+    Returns
+    -------
+    array (member, draw), int64
+
+    Examples
+    --------
+    >>> draw_folds(4, 2).tolist()
+    [[0, 0, 1, 1], [0, 0, 1, 1]]
+    """
+    return published_folds(draws, draws, folds).reshape(2, draws)
+
+
 def grouped_folds(groups_a: Integers, groups_b: Integers, folds: int) -> Integers:
     """Return the fold that holds out each cell, where the cells of a group are held out together.
 
