@@ -34,7 +34,7 @@ VERSIONS = {
     "labels": 1,
     "cut": 1,
     "ranges": 1,
-    "donors": 1,
+    "donors": 2,
     "bank": 1,
     "sample": 2,
     "embed": 3,
