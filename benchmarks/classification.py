@@ -46,7 +46,7 @@ from threadpoolctl import threadpool_limits
 
 from bgscale.evaluate import FOLDS, MAX_ITERATIONS, classify, published_folds
 from bgscale.evaluate.interior import hyperplanes
-from bgscale.evaluate.solvers import Fits, Options, Problem, Solver, solve
+from bgscale.evaluate.solvers import Fits, Options, Partition, Problem, Solver, solve
 from bgscale.models.engine import processor
 from bgscale.run import versions
 
@@ -92,7 +92,8 @@ def published(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def bgscales(a: np.ndarray, b: np.ndarray, own: tuple[Any, Any], solver: Solver) -> Fits:
     """Return the fits of one pair of a sweep."""
     problem = Problem(np.concatenate([a, b]).astype(np.float64), len(a), own)
-    (fits,) = solve(problem, [published_folds(len(a), len(b), FOLDS)], FOLDS, Options(solver))
+    held_out = Partition(published_folds(len(a), len(b), FOLDS))
+    (fits,) = solve(problem, [held_out], FOLDS, Options(solver))
     return fits
 
 

@@ -72,10 +72,15 @@ def _notes(tree: xr.DataTree, name: str, dataset: xr.Dataset, differ_in: str) ->
     notes = []
     if dataset.attrs["random_weights"]:
         notes.append("random weights: these figures say nothing of a trained model")
-    wanted = tree.attrs["config"]["classification"]["crops_per_class"]
+    asked = tree.attrs["config"]["classification"]
+    wanted, folds = asked["crops_per_class"], asked["folds"]
     draws = tree["centres"].sizes["draw"]
     counted = f"{draws} crops a class"
-    notes.append(counted if draws == wanted else f"{counted}: the smallest class has no more")
+    if draws != wanted:
+        counted += f": a multiple of the {folds} folds"
+    if draws != wanted - wanted % folds:
+        counted += ", and the smallest class has no more"
+    notes.append(counted)
     if differ_in:
         notes.append(f"only pairs of classes that differ in {differ_in!r}")
     zoom = tree[f"grid/{name}"].attrs["crops_enlarged_by"]

@@ -69,7 +69,8 @@ def test_in_a_mixed_culture_the_background_tells_nothing(tmp_path: Path) -> None
     table = tables(config.store)["tiny"]
     assert float(table["mean"].sel(setting="original")) > 0.85
     gap = table.sel(contrast="same - different")
-    assert float(gap["difference_low"]) <= 0 <= float(gap["difference_high"])
+    for folds in ("", "grouped_"):
+        assert float(gap[f"{folds}difference_low"]) <= 0 <= float(gap[f"{folds}difference_high"])
     for setting in ("same", "different"):
         shares = shift_shares(open_results(config.store), "tiny", setting=setting)
         assert shares["tested"] == shares["proteins"]

@@ -1,5 +1,6 @@
 """The whole flow on a small screen: same bytes however it is run, and nothing done twice."""
 
+import itertools
 import json
 import os
 import shutil
@@ -21,10 +22,12 @@ from bgscale.config import RunConfig, template
 from bgscale.distribute.listener import Silent
 from bgscale.distribute.units import Unit
 from bgscale.errors import DiskFullError, InputError, StoreMismatchError
+from bgscale.evaluate.folds import draw_folds
 from bgscale.models import load_model
 from bgscale.models.weights import save_weights
 from bgscale.results import Store
 from bgscale.run import Run, status
+from bgscale.summary import tables
 
 
 class Counter(Silent):
@@ -320,6 +323,31 @@ def test_evaluation_keeps_to_its_fields(small_screen: Path, tmp_path: Path) -> N
     for bank in ("donors", "windows", "centres"):
         fields = tree[bank]["field"].to_numpy()
         assert {names[f].rsplit("/", 1)[-1] for f in np.unique(fields[fields >= 0])} == {"1"}
+
+
+def test_a_donor_stands_behind_one_fold_of_all_classes(small_screen: Path, tmp_path: Path) -> None:
+    config = config_of(
+        small_screen,
+        tmp_path,
+        settings=["original", "same", "different"],
+        classification={"crops_per_class": 18},
+        donors={"per_class": 40, "windows_per_class": 24, "min_pool": 5},
+    )
+    Run.from_config(config).execute(until="evaluate")
+    tree = open_results(config.store)
+    draws = tree["centres"].sizes["draw"]
+    held_out = draw_folds(draws, 5)
+    for block in tree["grid/tiny"]["donor"].to_numpy().reshape(-1, 4, draws):
+        fold_of: dict[int, set[int]] = {}
+        for donors in block:
+            for member, donor in itertools.product(range(2), np.unique(donors[donors > 0])):
+                folds = held_out[member, donors == donor]
+                fold_of.setdefault(int(donor), set()).update(folds.tolist())
+        assert all(len(folds) == 1 for folds in fold_of.values())
+    assert draws == 15
+    assert (
+        "15 crops a class: a multiple of the 5 folds" in tables(config.store)["tiny"].attrs["note"]
+    )
 
 
 def test_a_full_disk_ends_with_74_and_loses_nothing(

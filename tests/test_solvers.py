@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import PredefinedSplit, cross_val_score
 from sklearn.svm import SVC
 
 from bgscale.errors import InputError
 from bgscale.evaluate import classify, grouped_folds, svm_accuracy, svm_accuracy_from_gram
+from bgscale.settings import Cells, Pool, deal_donors, get_setting
 
 rng = np.random.Generator(np.random.Philox(key=20))
 
@@ -21,12 +22,12 @@ def problem(separation: float, *, scale: float = 1.0, cells: tuple[int, int] = (
     return a, (b + separation * scale * rng.normal(size=24)).astype(np.float32)
 
 
-def plain_svc(a, b, **options):
+def plain_svc(a, b, *, cv=5, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         svc = SVC(**{"kernel": "linear", "C": 1.0, "max_iter": 100_000} | options)
         labels = np.repeat([0, 1], [len(a), len(b)])
-        return cross_val_score(svc, np.concatenate([a, b]), labels, cv=5)
+        return cross_val_score(svc, np.concatenate([a, b]), labels, cv=cv)
 
 
 # The solver
@@ -161,13 +162,43 @@ def test_pairs_do_not_depend_on_each_other(crops):
 
 
 def test_missing_draws_are_left_out_and_classes_with_too_few_have_no_problem(crops):
-    crops[2, 8:] = np.nan
+    crops[2, 8] = np.nan
     crops[3, 4:] = np.nan
     scores = classify(crops, localizations=NAMES)
-    np.testing.assert_array_equal(scores.accuracy[0, 2], plain_svc(crops[0], crops[2, :8]))
-    np.testing.assert_array_equal(scores.decision[0, 2, 1] >= 0, np.arange(10) < 8)
+    there = np.delete(np.arange(10), 8)
+    folds = PredefinedSplit(np.concatenate([np.arange(10), there]) // 2)
+    np.testing.assert_array_equal(
+        scores.accuracy[0, 2], plain_svc(crops[0], crops[2, there], cv=folds)
+    )
+    np.testing.assert_array_equal(scores.decision[0, 2, 1] >= 0, np.arange(10) != 8)
     assert np.isnan(scores.accuracy[:, 3]).all()
     assert (scores.decision[:, 3] == -1).all()
+    assert np.isfinite(scores.accuracy[0, 1]).all()
+
+
+def test_a_draw_keeps_its_fold_whichever_others_are_missing():
+    own = np.random.Generator(np.random.Philox(key=24))
+    features = own.normal(size=(2, 20, 6))
+    missing = features.copy()
+    missing[1, [0, 2, 5]] = np.nan
+    there = np.isfinite(missing).all(axis=2)
+    for folds in (4, 5):
+        held_out = np.arange(20) * folds // 20
+        scores = classify(missing, localizations=["a", "b"], folds=folds)
+        for fold in range(folds):
+            value = missing @ scores.coef[0, 1, fold] + scores.intercept[0, 1, fold]
+            told = (value > 0) == np.array([False, True])[:, None]
+            tested = there & (held_out == fold)
+            np.testing.assert_array_equal(scores.decision[0, 1][tested], told[tested])
+            assert scores.accuracy[0, 1, fold] == told[tested].mean()
+
+
+def test_a_fold_that_holds_out_one_class_only_has_no_accuracy(crops):
+    crops[2, 8:] = np.nan  # all that the last fold holds out of the class
+    scores = classify(crops, localizations=NAMES)
+    np.testing.assert_array_equal(np.isnan(scores.accuracy[0, 2]), np.arange(5) == 4)
+    np.testing.assert_array_equal(np.isnan(scores.intercept[0, 2]), np.arange(5) == 4)
+    np.testing.assert_array_equal(scores.decision[0, 2] >= 0, np.tile(np.arange(10) < 8, (2, 1)))
     assert np.isfinite(scores.accuracy[0, 1]).all()
 
 
@@ -214,6 +245,26 @@ def test_a_group_of_both_classes_is_not_divided():
     assert set(held_out[:6]) == set(held_out[6:]) == {0, 1, 2}
 
 
+def test_each_fold_holds_out_both_classes_where_they_share_groups():
+    plates = np.repeat([1, 2, 3], [300, 300, 400]), np.repeat([1, 2], [500, 500])
+    own = np.random.Generator(np.random.Philox(key=25))
+    several = [(own.integers(0, n, 80), own.integers(m, n + 4, 90)) for n in (3, 6) for m in (0, 2)]
+    for a, b in (plates, *several):
+        held_out = grouped_folds(a, b, 5)
+        filled = set(range(min(5, len(np.unique(a)), len(np.unique(b)))))
+        assert set(held_out[: len(a)].tolist()) == set(held_out[len(a) :].tolist()) == filled
+        groups = np.concatenate([a, b])
+        assert all(len(np.unique(held_out[groups == one])) == 1 for one in np.unique(groups))
+    np.testing.assert_array_equal(np.bincount(grouped_folds(*plates, 5)[1000:]), [500, 500])
+
+
+def test_groups_of_both_classes_are_balanced_in_both():
+    a, b = np.repeat([1, 2, 3, 4], [10, 9, 8, 7]), np.repeat([1, 2, 3, 4], [1, 30, 30, 1])
+    held_out = grouped_folds(a, b, 2)
+    np.testing.assert_array_equal(np.bincount(held_out[:34]), [16, 18])
+    np.testing.assert_array_equal(np.bincount(held_out[34:]), [31, 31])
+
+
 def test_groups_are_dealt_by_size_then_number_whatever_the_order_of_the_cells():
     a, b = np.array([7, 5, 5, 3, 3]), np.array([1, 2])
     np.testing.assert_array_equal(grouped_folds(a, b, 2), [0, 1, 1, 0, 0, 0, 1])
@@ -232,6 +283,69 @@ def test_a_class_that_is_told_by_its_groups_alone_falls_when_they_are_held_out()
     assert scores.accuracy[0, 1].mean() > 0.95
     assert scores.grouped_accuracy[0, 1].mean() < 0.8
     assert scores.grouped_converged[0, 1].all()
+
+
+def on_dealt_backgrounds(seed):
+    """Crops of two classes that nothing tells apart, on backgrounds that tell nothing either.
+
+    Returns features under `same` and `different`, and the protein of each: (class, draw).
+    """
+    own = np.random.Generator(np.random.Philox(key=seed))
+    draws, donors, classes = 60, 70, np.eye(3, dtype=bool)
+    protein = np.stack([own.permutation(np.arange(draws) % 3) + 3 * k for k in range(2)])
+    lent = np.sort(own.integers(0, 3, (3, donors)), axis=1) + 3 * np.arange(3)[:, None]
+    pool = Pool(np.full(3, donors), lent, np.arange(3 * donors).reshape(3, donors))
+    background = own.normal(size=(3, donors, 40))
+
+    def on(name, k, lender):
+        ids, nowhere = np.arange(draws, dtype=np.uint64), np.full(draws, -1)
+        dealt = deal_donors(
+            get_setting(name),
+            Cells(ids, protein[k], nowhere, np.repeat(classes[[k]], draws, axis=0)),
+            pool,
+            localization=lender,
+            seed=seed,
+            folds=5,
+            covered=False,
+            own_bits=np.zeros((draws, 1), np.uint64),
+            donor_bits=np.zeros((donors, 1), np.uint64),
+        )
+        return background[lender, dealt.slot] + 0.3 * own.normal(size=(draws, 40))
+
+    same = np.stack([on("same", k, k) for k in range(2)])
+    return same, np.stack([on("different", k, 2) for k in range(2)]), protein
+
+
+def test_with_grouped_folds_too_no_donor_is_seen_with_the_other_class():
+    accuracies = []
+    for seed in range(20):
+        same, different, protein = on_dealt_backgrounds(seed)
+        for features in (same, different):
+            scores = classify(features, localizations=["a", "b"], groups=protein)
+            accuracies.append(
+                (scores.accuracy[0, 1].mean(), scores.grouped_accuracy[0, 1, :3].mean())
+            )
+    of_setting = np.reshape(accuracies, (20, 2, 2))
+    np.testing.assert_allclose(of_setting.mean(axis=0), 0.5, atol=0.03)
+    gap = of_setting[:, 0] - of_setting[:, 1]
+    error = gap.std(axis=0, ddof=1) / np.sqrt(20)
+    assert (np.abs(gap.mean(axis=0)) <= 2 * error).all()
+
+
+def test_grouped_folds_tell_each_cell_without_its_group_and_its_published_fold(crops):
+    groups = np.arange(4)[:, None] * 10 + np.arange(10) % 3
+    scores = classify(crops, localizations=NAMES, groups=groups)
+    both, group = np.concatenate([crops[0], crops[1]]), np.concatenate([groups[0], groups[1]])
+    published, in_b = np.tile(np.arange(10) // 2, 2), np.arange(20) >= 10
+    grouped = grouped_folds(groups[0], groups[1], 5)
+    right = np.zeros(20, bool)
+    for i in range(20):
+        train = (grouped != grouped[i]) & (published != published[i])
+        assert not np.isin(group[train], group[i]).any()
+        svc = SVC(kernel="linear", C=1.0).fit(both[train], in_b[train])
+        right[i] = svc.predict(both[[i]])[0] == in_b[i]
+    expected = [right[grouped == fold].mean() for fold in range(3)]
+    np.testing.assert_array_equal(scores.grouped_accuracy[0, 1], [*expected, np.nan, np.nan])
 
 
 def test_too_few_groups_fill_fewer_folds_or_none(crops):

@@ -21,7 +21,8 @@ class ClassificationSection(Section):
     crops_per_class: int = Field(
         default=1000,
         ge=5,
-        description="crops of each class; falls to the smallest class, which is said",
+        description="crops of each class; falls to the smallest class, which is said, and to a "
+        "multiple of folds",
     )
     folds: int = Field(default=5, ge=2, description="folds of the cross-validation, unshuffled")
     penalty: float = Field(default=1.0, gt=0, description="C of the SVM")

@@ -47,28 +47,37 @@ def published_folds(cells_a: int, cells_b: int, folds: int) -> Integers:
     return held_out
 
 
-def _dealt(groups: Integers, folds: int, placed: dict[int, int]) -> None:
-    """Add the fold of each group of one class to those that are already placed."""
-    names, sizes = np.unique(groups, return_counts=True)
-    cells = np.zeros(folds, np.int64)
-    for name, size in zip(names.tolist(), sizes, strict=True):
-        if name in placed:
-            cells[placed[name]] += size
-    # stable, so that groups of one size are dealt by their number
-    for at in np.argsort(-sizes, kind="stable"):
-        name = int(names[at])
-        if name not in placed:
-            placed[name] = int(np.argmin(cells))
-            cells[placed[name]] += sizes[at]
+def draw_folds(draws: int, folds: int) -> Integers:
+    """Return the published fold of each draw of a pair, whichever of them are missing.
+
+    A draw stays in its fold where others are missing, so that its donor, which is dealt to cells of
+    one fold, does too. Where none is missing these are the folds of the draws that are present.
+
+    Parameters
+    ----------
+    draws : int
+        At least `folds`.
+    folds : int
+
+    Returns
+    -------
+    array (member, draw), int64
+
+    Examples
+    --------
+    >>> draw_folds(4, 2).tolist()
+    [[0, 0, 1, 1], [0, 0, 1, 1]]
+    """
+    return published_folds(draws, draws, folds).reshape(2, draws)
 
 
 def grouped_folds(groups_a: Integers, groups_b: Integers, folds: int) -> Integers:
     """Return the fold that holds out each cell, where the cells of a group are held out together.
 
     Groups (proteins, fields or wells) are dealt by decreasing size to the fold with the fewest
-    cells of their class, so that folds are balanced in both classes. A group that has cells of both
-    classes goes as a whole where class a puts it. There are as many folds as the class with the
-    fewest groups has, at most `folds`.
+    cells of their class, so that folds are balanced in both classes. Those that have cells of both
+    classes come first: each goes where it meets the fewest cells of both. So each fold has cells of
+    both classes. There are as many folds as the class with the fewest groups has, at most `folds`.
 
     Parameters
     ----------
@@ -89,7 +98,24 @@ def grouped_folds(groups_a: Integers, groups_b: Integers, folds: int) -> Integer
     filled = min(folds, len(np.unique(groups_a)), len(np.unique(groups_b)))
     if filled < 2:
         return np.full(len(groups_a) + len(groups_b), NO_FOLD)
+    sizes: dict[int, list[int]] = {}
+    for member, groups in enumerate((groups_a, groups_b)):
+        for name, size in zip(*(v.tolist() for v in np.unique_counts(groups)), strict=True):
+            sizes.setdefault(name, [0, 0])[member] = size
+    totals = len(groups_a), len(groups_b)
+
+    def first(name: int) -> tuple[bool, int, int]:
+        # last the number, so that groups of one size are dealt by it
+        a, b = sizes[name]
+        return not (a and b), -(a * totals[1] + b * totals[0]), name
+
     placed: dict[int, int] = {}
-    for groups in (groups_a, groups_b):
-        _dealt(groups, filled, placed)
+    cells = [[0, 0] for _ in range(filled)]
+    for name in sorted(sizes, key=first):
+        a, b = sizes[name]
+        # whole numbers, and none of an empty fold: no rounding decides
+        met = [own[0] * a * totals[1] ** 2 + own[1] * b * totals[0] ** 2 for own in cells]
+        placed[name] = met.index(min(met))
+        cells[placed[name]][0] += a
+        cells[placed[name]][1] += b
     return np.array([placed[int(g)] for g in (*groups_a, *groups_b)], np.int64)

@@ -19,6 +19,7 @@ from bgscale.evaluate.solvers import (
     Bools,
     Floats,
     Options,
+    Partition,
     Problem,
     Solver,
     solve,
@@ -73,7 +74,7 @@ def _scores(problem: Problem, folds: int, options: Options) -> SvmScores:
             )
             raise InputError(msg)
     held_out = published_folds(problem.cells_a, cells_b, folds)
-    (fits,) = solve(problem, [held_out], folds, options)
+    (fits,) = solve(problem, [Partition(held_out)], folds, options)
     return SvmScores(fits.accuracy, fits.converged, fits.iterations)
 
 

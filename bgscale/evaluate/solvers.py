@@ -105,6 +105,32 @@ class Problem:
         return gram
 
 
+class Partition(NamedTuple):
+    """Which cells each fold holds out.
+
+    Attributes
+    ----------
+    fold : array (cell,), int64
+        The fold that holds out each cell.
+    tested : array (cell,), bool, optional
+        Cells that are held out of all folds, and tested in their own; the others are not. None: all
+        are tested in their own fold and trained with in the others.
+    """
+
+    fold: Integers
+    tested: Bools | None = None
+
+    def test(self, fold: int) -> Bools:
+        """Return which cells a fold is tested with."""
+        held_out: Bools = self.fold == fold
+        return held_out if self.tested is None else held_out & self.tested
+
+    def train(self, fold: int) -> Bools:
+        """Return which cells a fold is fitted with."""
+        others: Bools = self.fold != fold
+        return others if self.tested is None else others & ~self.tested
+
+
 class Fits(NamedTuple):
     """What the fits of one pair give; F is the number of folds.
 
@@ -165,14 +191,14 @@ class _Libsvm:
         self.options = {"C": options.penalty, "tol": options.tolerance, "max_iter": limit}
         self.support = 0.0
 
-    def fit(self, fits: Fits, fold: int, held_out: Integers) -> bool:
+    def fit(self, fits: Fits, fold: int, partition: Partition) -> bool:
         """Fit one fold; return whether it has converged."""
-        problem = self.problem
-        test, train = np.flatnonzero(held_out == fold), np.flatnonzero(held_out != fold)
+        problem, fitted = self.problem, partition.train(fold)
+        test, train = np.flatnonzero(partition.test(fold)), np.flatnonzero(fitted)
         if self.by_gram:
             # cells of no weight are left out by libsvm, which saves to copy the others
             svc = _QuietSVC(kernel="precomputed", **self.options)
-            svc.fit(problem.gram, problem.in_b, sample_weight=(held_out != fold) * 1.0)
+            svc.fit(problem.gram, problem.in_b, sample_weight=fitted * 1.0)
             support = svc.support_ if _counts_all_cells() else train[svc.support_]
             inner = problem.gram[np.ix_(test, support)]
         else:
@@ -200,15 +226,15 @@ class _Libsvm:
 
 
 def _interior(
-    problem: Problem, fits: Fits, folds: Sequence[int], held_out: Integers, penalty: float
+    problem: Problem, fits: Fits, folds: Sequence[int], partition: Partition, penalty: float
 ) -> None:
     """Fit some folds by the interior-point method."""
     if not folds:
         return
-    train = held_out != np.array(folds)[:, None]
+    train = np.stack([partition.train(fold) for fold in folds])
     found = hyperplanes(problem.features, problem.in_b, train, penalty=penalty)
     for at, fold in enumerate(folds):
-        test = held_out == fold
+        test = partition.test(fold)
         told = problem.features[test] @ found.coef[at] + found.intercept[at] > 0
         fits.right[test] = told == problem.in_b[test]
         fits.accuracy[fold] = fits.right[test].mean()
@@ -217,16 +243,17 @@ def _interior(
 
 
 def solve(
-    problem: Problem, partitions: Sequence[Integers], folds: int, options: Options
+    problem: Problem, partitions: Sequence[Partition], folds: int, options: Options
 ) -> list[Fits]:
     """Fit every fold of every partition of a pair's cells.
 
     Parameters
     ----------
     problem : Problem
-    partitions : sequence of arrays (cell,), int64
-        The fold that holds out each cell; a fold that leaves a class without cells, and one that
-        holds out none, has no fit. What a partition gives does not depend on those after it.
+    partitions : sequence of Partition
+        A fold that leaves a class without cells, one that holds out cells of one class or none, and
+        one that tests none has no fit: what it would give is no accuracy. What a partition gives
+        does not depend on those after it.
     folds : int
     options : Options
 
@@ -244,20 +271,21 @@ def solve(
     quick = True
     made = []
     with config_context(assume_finite=True, skip_parameter_validation=True):
-        for held_out in partitions:
+        for partition in partitions:
             fits = Fits.none(cells, width, folds)
             open_folds = []
             for fold in range(folds):
-                train = held_out != fold
-                if train.all() or len(np.unique(problem.in_b[train])) < 2:
+                sides = partition.train(fold), partition.fold == fold
+                of_both = all(len(np.unique(problem.in_b[side])) == 2 for side in sides)
+                if not of_both or not partition.test(fold).any():
                     continue
-                converged = quick and libsvm.fit(fits, fold, held_out)
+                converged = quick and libsvm.fit(fits, fold, partition)
                 if exact and quick and not converged and libsvm.support <= FEW_SUPPORT:
                     libsvm.options["max_iter"] = longest
-                    converged = libsvm.fit(fits, fold, held_out)
+                    converged = libsvm.fit(fits, fold, partition)
                 if exact and not converged:
                     quick = False
                     open_folds.append(fold)
-            _interior(problem, fits, open_folds, held_out, options.penalty)
+            _interior(problem, fits, open_folds, partition, options.penalty)
             made.append(fits)
     return made

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bgscale.errors import InputError
-from bgscale.evaluate.folds import Integers, grouped_folds, published_folds
+from bgscale.evaluate.folds import Integers, draw_folds, grouped_folds
 from bgscale.evaluate.pair import check_options
 from bgscale.evaluate.solvers import (
     FOLDS,
@@ -19,8 +19,10 @@ from bgscale.evaluate.solvers import (
     PENALTY,
     TOLERANCE,
     Bools,
+    Fits,
     Floats,
     Options,
+    Partition,
     Problem,
     Solver,
     solve,
@@ -33,21 +35,24 @@ class PairScores(NamedTuple):
     Attributes
     ----------
     accuracy : array (a, b, fold), float64, [0, 1]
-        Share of the held-out cells that are told right; NaN where there is no problem.
+        Share of the held-out cells that are told right; NaN where there is no problem, and in a
+        fold that holds out no cell of a class: that would be a recall.
     converged : array (a, b, fold), bool
         False where the solver stopped early, and where there is no problem.
     iterations : array (a, b, fold), int64
         -1 where there is no problem.
     decision : array (a, b, member, draw), int8
         Whether a cell of a (member 0) or b (member 1) was told right where it was held out: 1 or 0;
-        -1 where there is none.
+        -1 where there is none, or no fit.
     coef : array (a, b, fold, feature), float64
     intercept : array (a, b, fold), float64
         ``features @ coef + intercept > 0`` says b; NaN where there is no problem.
     grouped_accuracy : array (a, b, fold), float64
-        The same with folds that divide no group; NaN where a class has fewer than two groups, and
-        in the folds for which there are not enough groups.
+        The same with folds that divide no group, each cell told by a fit that has seen neither its
+        group's fold nor its own published one: see `classify`. NaN where a class has fewer than two
+        groups, and in the folds for which there are not enough groups.
     grouped_converged : array (a, b, fold), bool
+        Whether all fits of the fold have.
     """
 
     accuracy: Floats
@@ -74,6 +79,35 @@ def _present(features: npt.NDArray[np.floating], names: Sequence[str]) -> Bools:
     return finite
 
 
+class _Grouped(NamedTuple):
+    """What folds that divide no group give; arrays (fold,)."""
+
+    accuracy: Floats
+    converged: Bools
+
+
+def _crossed(published: Integers, grouped: Integers, folds: int) -> list[Partition]:
+    """Return grouped folds, once for each published fold whose cells they are tested with."""
+    return [Partition(grouped, published == fold) for fold in range(folds)]
+
+
+def _together(partitions: Sequence[Partition], several: Sequence[Fits], in_b: Bools) -> _Grouped:
+    """Return what grouped folds give, from the fits of each published fold."""
+    folds = len(several[0].accuracy)
+    found = _Grouped(np.full(folds, np.nan), np.zeros(folds, np.bool_))
+    for fold in range(folds):
+        fitted = [
+            (fits, partition.test(fold))
+            for partition, fits in zip(partitions, several, strict=True)
+            if np.isfinite(fits.accuracy[fold])
+        ]
+        if not fitted or len(np.unique(in_b[np.any([test for _, test in fitted], axis=0)])) < 2:
+            continue
+        found.accuracy[fold] = np.concatenate([fits.right[test] for fits, test in fitted]).mean()
+        found.converged[fold] = all(fits.converged[fold] for fits, _ in fitted)
+    return found
+
+
 def classify(
     features: npt.NDArray[np.floating],
     *,
@@ -87,6 +121,12 @@ def classify(
 ) -> PairScores:
     """Cross-validate every pair of classes under one setting and background.
 
+    A draw has the same published fold whichever others are missing, and donors are dealt so that
+    none is on both sides. Grouped folds divide donors: a classifier would take a held-out crop for
+    the class that it has seen on that background, under `different` for the wrong one. So a cell is
+    held out from both: it is told by a fit without the cells of its group's fold and without those
+    of its published fold. Under every setting these are the same cells.
+
     Parameters
     ----------
     features : array (localization, draw, feature), float
@@ -98,7 +138,7 @@ def classify(
         See `svm_accuracy`.
     groups : array (localization, draw), int, optional
         The protein, field or well of each draw; the same problems are then also scored with the
-        cells of a group held out together.
+        cells of a group held out together, `folds` fits for each of their folds.
     folds, penalty, tolerance, max_iterations
         As in `svm_accuracy`.
 
@@ -137,23 +177,27 @@ def classify(
     )
     usable = [k for k in range(n) if present[k].sum() >= folds]
     cells = {k: np.asarray(features[k, present[k]], np.float64) for k in usable}
+    fold_of = draw_folds(draws, folds) if usable else np.empty((2, draws), np.int64)
     own = {k: cells[k] @ cells[k].T for k in usable}
     for at, a in enumerate(usable):
         for b in usable[at + 1 :]:
             both = np.concatenate([cells[a], cells[b]])
             problem = Problem(both, len(cells[a]), (own[a], own[b]))
-            partitions = [published_folds(len(cells[a]), len(cells[b]), folds)]
+            published = np.concatenate([fold_of[0, present[a]], fold_of[1, present[b]]])
+            partitions = []
             if groups is not None:
-                ids = groups[a, present[a]], groups[b, present[b]]
-                partitions.append(grouped_folds(*ids, folds))
-            fits, *grouped = solve(problem, partitions, folds, options)
+                grouped = grouped_folds(groups[a, present[a]], groups[b, present[b]], folds)
+                partitions = _crossed(published, grouped, folds)
+            fits, *others = solve(problem, [Partition(published), *partitions], folds, options)
             scores.accuracy[a, b] = fits.accuracy
             scores.converged[a, b] = fits.converged
             scores.iterations[a, b] = fits.iterations
             scores.coef[a, b], scores.intercept[a, b] = fits.coef, fits.intercept
-            scores.decision[a, b, 0, present[a]] = fits.right[: len(cells[a])]
-            scores.decision[a, b, 1, present[b]] = fits.right[len(cells[a]) :]
-            for fits in grouped:
-                scores.grouped_accuracy[a, b] = fits.accuracy
-                scores.grouped_converged[a, b] = fits.converged
+            told = np.where(np.isfinite(fits.accuracy)[published], fits.right, -1)
+            scores.decision[a, b, 0, present[a]] = told[: len(cells[a])]
+            scores.decision[a, b, 1, present[b]] = told[len(cells[a]) :]
+            if others:
+                together = _together(partitions, others, problem.in_b)
+                scores.grouped_accuracy[a, b] = together.accuracy
+                scores.grouped_converged[a, b] = together.converged
     return scores

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bgscale.errors import InputError
-from bgscale.evaluate.folds import NO_FOLD, Integers, published_folds
+from bgscale.evaluate.folds import NO_FOLD, Integers, draw_folds
 from bgscale.evaluate.solvers import FOLDS, MAX_ITERATIONS, PENALTY, Bools, Floats, Solver
 from bgscale.evaluate.sweep import classify
 
@@ -108,10 +108,7 @@ def transferred(
 
 def _held_out(present_a: Bools, present_b: Bools, folds: int) -> Integers:
     """Return the fold that holds out each draw: (member, draw); `NO_FOLD` where it is missing."""
-    fold_of = published_folds(int(present_a.sum()), int(present_b.sum()), folds)
-    held_out = np.full((2, len(present_a)), NO_FOLD)
-    held_out[0, present_a], held_out[1, present_b] = np.split(fold_of, [int(present_a.sum())])
-    return held_out
+    return np.where([present_a, present_b], draw_folds(len(present_a), folds), NO_FOLD)
 
 
 def conflict(

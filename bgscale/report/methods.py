@@ -217,7 +217,9 @@ def _classification(run: Run, models: Sequence[Model], counts: Mapping[str, int]
         if one.table is not None
     } - {"none"}
     grouped = (
-        f" Grouped: the same problems with all cells of a {', '.join(sorted(kinds))} in one fold."
+        f" Grouped: the same problems with all cells of a {', '.join(sorted(kinds))} in one fold, "
+        "each cell told by a classifier that was trained on cells of neither this fold nor its "
+        "fold without groups, so that no donor is on both sides."
         if kinds
         else ""
     )

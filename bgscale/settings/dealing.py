@@ -25,10 +25,12 @@ def deal_donors(
 ) -> Donors:
     """Deal donors of one class to the cells of experiment 1, no donor twice as far as they reach.
 
-    The folds of experiment 1 must not share backgrounds: a classifier that has seen a background
-    with one class takes a held-out crop on it for that class. Under `same` that is right, and under
-    `different`, where both classes of a pair draw on the same donors, wrong. So donors are dealt,
-    not drawn, and each donor to cells of one fold only, whatever their class. And what stays
+    The published folds of experiment 1 must not share backgrounds: a classifier that has seen a
+    background with one class takes a held-out crop on it for that class. Under `same` that is
+    right, and under `different`, where both classes of a pair draw on the same donors, wrong. So
+    donors are dealt, not drawn, and each donor to cells of one fold only, whatever their class
+    (grouped folds divide donors, and so are fitted without the cells of the published fold too:
+    `evaluate.classify`). And what stays
     visible of a donor's own centre cell tells its class too: of all ways to deal, the one is taken
     that leaves the fewest such pixels, its blurred rim included (a linear assignment of cells to
     the seeded deck).
@@ -44,7 +46,8 @@ def deal_donors(
         Class of the donors.
     seed : int
     folds : int
-        Of the cross-validation: successive parts of the cells, nearly equal.
+        Of the cross-validation: successive parts of the cells. These are the published folds where
+        they are equal: the cells are a multiple of the folds.
     covered : bool
         False: dealt in the deck's order, whatever stays visible.
     own_bits : array (cell, word), uint64

@@ -124,11 +124,13 @@ def _choose_centres(job: Job) -> tuple[Candidates, list[Ints]]:
     members = _centres(job, found.cells, section.crops_per_class)
     smallest = min(range(len(members)), key=lambda k: len(members[k]))
     count = min(section.crops_per_class, len(members[smallest]))
-    if count < section.folds:
+    # else the folds of two classes are not of the same draws, and share donors
+    count -= count % section.folds
+    if not count:
         msg = (
-            f"class {job.classes[smallest]!r} has {count} usable cells of single-class proteins; "
-            f"{section.folds} folds need at least {section.folds}: merge rare classes in the "
-            "plate map, or lower classification.folds"
+            f"class {job.classes[smallest]!r} has {len(members[smallest])} usable cells of "
+            f"single-class proteins; {section.folds} folds need at least {section.folds}: merge "
+            "rare classes in the plate map, or lower classification.folds"
         )
         raise InputError(msg)
     return found, [rows[:count] for rows in members]
