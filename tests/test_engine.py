@@ -12,7 +12,7 @@ from screens import config_of
 from bgscale.errors import InputError, StoreMismatchError
 from bgscale.models import engine as engine_module
 from bgscale.models import load_model, probe
-from bgscale.models.backends import prepared
+from bgscale.models.backends import prepared, runner
 from bgscale.models.engine import Engine, candidates, processor
 from bgscale.run import Run, engines
 from bgscale.schema import Missing
@@ -175,6 +175,41 @@ def test_threads_of_a_worker_do_not_mix_their_crops(crops):
             found = list(threads.map(lambda one: model.embed(one)["profile"], several))
             for values, alone in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(values, alone)
+
+
+# on a device
+
+
+def plain_model():
+    """Return a model of operations that torch's device of tensors without values knows."""
+    model = load_model("tiny", overrides={"micro_batch": 16})
+    model.network = Plain()
+    return model
+
+
+class Plain(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 64, 3)
+
+    def forward(self, x):
+        return {"profile": self.conv(x).mean((2, 3))}
+
+
+META = Engine(device="meta", micro_batch=16)
+
+
+def test_weights_that_go_to_a_device_with_the_first_crops_can_still_be_trained():
+    model = plain_model().on(META)
+    model.forward(torch.zeros(16, 2, 64, 64, device="meta"), None, "unmasked")
+    weights = list(model.network.parameters())
+    assert {(w.device.type, w.is_inference()) for w in weights} == {("meta", False)}
+
+
+def test_a_runner_has_its_network_on_its_device():
+    model = plain_model()
+    runner(model.network, model.spec, META)
+    assert {w.device.type for w in model.network.parameters()} == {"meta"}
 
 
 # which engine
