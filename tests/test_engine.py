@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -188,6 +189,8 @@ def plain_model():
 
 
 class Plain(torch.nn.Module):
+    """A convolution and its mean."""
+
     def __init__(self):
         super().__init__()
         self.conv = torch.nn.Conv2d(2, 64, 3)
@@ -261,11 +264,12 @@ def test_a_small_network_is_run_as_it_is_unless_asked_otherwise(machine):
         ({"backend": "openvino"}, "'openvino' is not installed: pip install 'bgscale"),
         ({"precision": "float16"}, "precision 'float16' is for GPUs"),
         ({"backend": "compiled"}, "'compiled' needs a C"),
+        ({"backend": "compiled", "device": "cuda"}, "'compiled' needs a C compiler"),
         ({"backend": "openvino", "device": "cuda"}, "'openvino' is for processors"),
     ],
 )
 def test_what_cannot_be_run_is_refused(machine, asked, message, monkeypatch):
-    monkeypatch.setattr(engine_module, "has_compiler", lambda: False)
+    monkeypatch.setattr(engine_module, "has_compiler", lambda *_: False)
     machine(installed=False)
     with pytest.raises(InputError, match=message):
         candidates(model_of("pifia"), **asked)
@@ -296,6 +300,65 @@ def test_the_probe_runs_each_engine_and_leaves_out_what_fails(monkeypatch):
     monkeypatch.setattr("bgscale.models.backends._converted", broken)
     assert probe.rates(model, [model.engine, FLOAT32])[FLOAT32] == 0
     assert probe.fastest({model.engine: 5.0, FLOAT32: 0.0}) == model.engine
+
+
+def test_an_engine_that_fails_where_it_is_tried_is_left_out_and_if_all_fail_that_is_said(
+    monkeypatch,
+):
+    model, engines_here = model_of("tiny"), [Engine(micro_batch=16), TORCH_BFLOAT16]
+    monkeypatch.setattr(probe, "PROBE_S", 0.01)
+    failing = {TORCH_BFLOAT16}
+    plain = probe.EmbeddingModel.forward
+
+    def forward(self, *arguments):
+        if self.engine in failing:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to\nallocate")
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(probe.EmbeddingModel, "forward", forward)
+    found = probe.rates(model, engines_here)
+    assert found[TORCH_BFLOAT16] == 0
+    assert probe.fastest(found) == engines_here[0]
+    failing.add(engines_here[0])
+    message = (
+        r"model 'tiny' cannot be run here by torch, float32, on cpu \(CUDA out of memory. Tried to"
+        r"\); by torch, bfloat16, on cpu \(CUDA"
+    )
+    with pytest.raises(InputError, match=message):
+        probe.rates(model, engines_here)
+
+
+def test_engines_of_a_gpu_are_tried_with_as_many_crops_as_it_has_memory_for(monkeypatch):
+    model = model_of("tiny")
+    engines_there = [Engine(device="cuda", precision=p) for p in ("float32", "bfloat16", "float16")]
+    tried, emptied = [], []
+
+    def rate(ready):
+        tried.append((ready.engine.precision, ready.engine.micro_batch))
+        if ready.engine.precision == "bfloat16":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 5.0
+
+    monkeypatch.setattr(probe, "_rate", rate)
+    monkeypatch.setattr(type(model), "on", lambda self, engine: SimpleNamespace(engine=engine))
+    memory = {
+        "reset_peak_memory_stats": None,
+        "memory_allocated": 2**30,
+        "max_memory_allocated": 2**30 + 64 * 2**20,
+        "mem_get_info": (2**30, 2**34),
+    }
+    for name, value in memory.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(len(tried)))
+    found = probe.rates(model, engines_there, fill=True)
+    assert tried == [
+        ("float32", 64), ("float32", 512), ("bfloat16", 64), ("float16", 64), ("float16", 512),
+    ]  # fmt: skip
+    assert [(e.precision, e.micro_batch, rate) for e, rate in found.items()] == [
+        ("float32", 512, 5.0), ("bfloat16", 64, 0.0), ("float16", 512, 5.0),
+    ]  # fmt: skip
+    # neither what one has left nor what failed counts for the next one
+    assert emptied == [1, 2, 3, 4, 5]
 
 
 def test_a_network_that_openvino_cannot_convert_is_named():

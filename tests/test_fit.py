@@ -316,7 +316,7 @@ def test_a_fit_on_a_gpu_keeps_to_float32_from_its_first_step(monkeypatch):
 def test_a_fit_on_a_device_that_is_not_here_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     images, target, field = toy(12)
-    with pytest.raises(InputError, match="device 'cuda': torch .* sees 0 GPUs here"):
+    with pytest.raises(InputError, match=r"device 'cuda': torch .* sees 0 GPUs here"):
         fit(images, target, field, spec=TINY, n_outputs=2, config=replace(SHORT, device="cuda"))
 
 

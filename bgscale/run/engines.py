@@ -52,14 +52,15 @@ def expected(job: Job, name: str) -> Engine:
 
 def chosen(text: str, name: str) -> dict[str, Any]:
     """Return the fastest engine of this process's machine; runs where the model will run."""
-    from bgscale.models.probe import fastest, rates, sized
+    from bgscale.models.probe import fastest, rates
     from bgscale.stages.job import open_job
 
     model, job = model_of(text, name), open_job(text)
     engines = _candidates(job, name, best_device())
-    if not job.config.models[name].micro_batch:
-        engines = [sized(model, engine) for engine in engines]
-    found = rates(model, engines) if len(engines) > 1 else {engines[0]: 0.0}
+    fill = not job.config.models[name].micro_batch
+    # the only one that a processor has is taken untried
+    alone = len(engines) == 1 and engines[0].device == "cpu"
+    found = {engines[0]: 0.0} if alone else rates(model, engines, fill=fill)
     speeds = {str(engine): round(rate, 1) for engine, rate in found.items() if rate}
     return {"engine": fastest(found).to_config(), "crops_per_s": speeds}
 
