@@ -266,10 +266,12 @@ def test_a_small_network_is_run_as_it_is_unless_asked_otherwise(machine):
         ({"backend": "compiled"}, "'compiled' needs a C"),
         ({"backend": "compiled", "device": "cuda"}, "'compiled' needs a C compiler"),
         ({"backend": "openvino", "device": "cuda"}, "'openvino' is for processors"),
+        ({"backend": "torch", "device": "cuda"}, "device 'cuda': torch .* sees 0 GPUs here"),
     ],
 )
 def test_what_cannot_be_run_is_refused(machine, asked, message, monkeypatch):
     monkeypatch.setattr(engine_module, "has_compiler", lambda *_: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     machine(installed=False)
     with pytest.raises(InputError, match=message):
         candidates(model_of("pifia"), **asked)
@@ -447,6 +449,40 @@ def test_what_only_the_workers_can_run_is_planned_here_and_asked_of_them(
     with pytest.raises(InputError, match="precision 'float16' is for GPUs"):
         run.execute()
     assert not run.store.exists()
+
+
+def test_a_worker_that_should_have_a_gpu_and_sees_none_is_no_processor_for_it(
+    small_screen, tmp_path, monkeypatch
+):
+    asked = []
+
+    def ask(client, question, *arguments, resources=None):
+        asked.append(resources)
+        return question(*arguments)
+
+    monkeypatch.setattr(engines, "ask", ask)
+    monkeypatch.setattr(engines, "best_device", lambda: "cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    job = Run.from_config(config_of(small_screen, tmp_path))._job
+    message = (
+        r"a worker on \S+ should have a GPU, but torch \S+ sees none there \(CUDA_VISIBLE_DEVICES "
+        r"= '2'\): give it .*models.tiny.device = \"cpu\""
+    )
+    with pytest.raises(InputError, match=message):
+        engines.choose(job, ["tiny"], None, {"GPU": 1})
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(InputError, match=r"CUDA_VISIBLE_DEVICES is not set"):
+        engines.check_gpu("tiny")
+    assert engines.choose(job, ["tiny"], None, None)["tiny"]["engine"]["device"] == "cpu"
+    # who asks for a processor needs no worker with a GPU, neither to choose nor to embed
+    models = {"tiny": {"seed": 1, "device": "cpu"}}
+    job = Run.from_config(config_of(small_screen, tmp_path, models=models))._job
+    asked.clear()
+    assert engines.choose(job, ["tiny"], None, {"GPU": 1})["tiny"]["engine"]["device"] == "cpu"
+    assert asked == [None]
+    assert engines.needed_by(job, "tiny", {"GPU": 1}) is None
+    there = replace(job, engines=(("tiny", Engine(device="cuda")),))
+    assert engines.needed_by(there, "tiny", {"GPU": 1}) == {"GPU": 1}
 
 
 @pytest.mark.cluster

@@ -170,6 +170,7 @@ def candidates(
         _refuse_backend(name, allowed, model, cuda=cuda)
     for name in precisions:
         _refuse_precision(name, model, cuda=cuda)
+    check_device(device)
     shared: dict[str, Any] = {
         "device": device, "micro_batch": model.spec.micro_batch, "processor": processor(device)
     }  # fmt: skip
@@ -178,7 +179,8 @@ def candidates(
 
 def has_compiler(device: str = "cpu") -> bool:
     """Return whether there is a compiler as `torch.compile` needs it: of C++, for GPUs of C."""
-    own, *others = ("CC", "gcc", "clang") if device.startswith("cuda") else ("CXX", "g++", "clang++")
+    cuda = device.startswith("cuda")
+    own, *others = ("CC", "gcc", "clang") if cuda else ("CXX", "g++", "clang++")
     return any(shutil.which(name) for name in (os.environ.get(own, ""), *others) if name)
 
 
