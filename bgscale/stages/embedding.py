@@ -396,7 +396,7 @@ def _read_and_swap(
         table.usable[rows],
     )
     if model.device.type != "cpu":
-        # it travels while the block before it is computed on
+        # who computes need not wait while it is pinned; it travels behind the block before it
         resident(block.resident, model.device, image=block.image, mask=block.mask)
     banks = [(setting, bank_of(job, setting)) for setting in settings]
     found = [(s, swap(block, s, bank, draw(job, block, s, bank))) for s, bank in banks]
