@@ -4,18 +4,19 @@
         [--json FILE]
 
 *Network.* Crops a second of each model on prepared tensors, all threads: eager torch in float32 as
-one would write it (logits and all), and every engine that this machine can run. In turn, medians.
-Beside it the limit: what the same engines reach where nothing is done but to convolve 256 channels
-into 256 (twelve times, 3 x 3, 16 x 16 pixels), the fastest of each precision, in arithmetic
-operations a second. An engine's share is that of what the network takes of them, up to the last
-layer that is read.
+one would write it (logits and all; TF32 on a GPU as torch has it), and every engine that this
+machine can run. In turn, medians. Beside it the limit: what the same engines reach where nothing is
+done but to convolve 256 channels into 256 (twelve times, 3 x 3, 16 x 16 pixels), the fastest of
+each precision, in arithmetic operations a second. An engine's share is that of what the network
+takes of them, up to the last layer that is read.
 
 *Unit.* A simulated screen of crops as camera counts is run up to its donor bank. Then the units of
 `embed`, serial: crops read from the store, donors drawn, five settings composed, scaled, embedded,
 features written and recorded. Beside it, in turn, the bare network of the same engine on as many
 prepared tensors of that size: the share says what all the rest costs. Shards hold 1,024 cells;
-those of a large screen hold 4,096. On a GPU also the share of the time in which it computes: that
-of its kernels, once more with a profiler. It wants as many crops as fill it: ``--cells 150``.
+those of a large screen, and here on a GPU, hold 4,096. There the store has each cell as often as it
+takes for eight units; and of the time also the share in which the GPU computes: that of its
+kernels, once more with a profiler.
 
 *Composition.* The five settings of the same cells in memory, by plain numpy in the words of the
 protocol (float32, three swaps of which two are scaled, the crop itself, and the masked crop) and by
@@ -32,7 +33,8 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ from bgscale.config import RunConfig
 from bgscale.distribute.execute import run_units
 from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Silent
+from bgscale.distribute.units import Unit, plan_units
 from bgscale.models import load_model
 from bgscale.models.backends import Runner, prepared, runner
 from bgscale.models.embedding import EmbeddingModel
@@ -57,13 +60,39 @@ from bgscale.pipeline import work
 from bgscale.run import Run, versions
 from bgscale.settings import compose_into, scaling
 from bgscale.simulate import ScreenSpec, write_crops
+from bgscale.stages import cells as stored
+from bgscale.stages.embedding import SHARDS_A_GPU_UNIT, create_embeddings
+from bgscale.stages.job import Job
 
 PARTS = ("network", "unit", "composition")
 MODELS = ("pifia", "pci", "deeploc")
 SETTINGS = 5
 WIDE = 256
 SHARD_CELLS = 1024
+GPU_UNITS = 8
+"""Of fewer the first and the last, which wait for others, would be what is measured."""
 MB = 1e6
+FLAGS = (
+    (torch.backends.cudnn, "allow_tf32"),
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.backends.cudnn, "deterministic"),
+    (torch.backends.cudnn, "benchmark"),
+)
+"""How torch computes on GPUs; bgscale sets them."""
+TORCHS_OWN = [getattr(module, name) for module, name in FLAGS]
+
+
+@contextmanager
+def left_alone() -> Iterator[None]:
+    """Within the block torch computes on GPUs as it does unless it is told otherwise."""
+    told = [getattr(module, name) for module, name in FLAGS]
+    try:
+        for (module, name), value in zip(FLAGS, TORCHS_OWN, strict=True):
+            setattr(module, name, value)
+        yield
+    finally:
+        for (module, name), value in zip(FLAGS, told, strict=True):
+            setattr(module, name, value)
 
 
 def alternating(
@@ -122,10 +151,11 @@ def engines_of(model: EmbeddingModel, device: str) -> list[Engine]:
         found = [
             candidates(model, backend=backend, precision=precision, device=device)[0]
             for precision in ("float32", "float16", "bfloat16")
-            for backend in ("compiled", "torch")
+            for backend in ["compiled"] * has_compiler(device) + ["torch"]
         ]
-        # all as many crops a pass as the last one
-        size = sized(model, found[-1]).micro_batch
+        # all as many crops a pass, for which the exact ones need most memory
+        exact = next(engine for engine in found if engine.is_reference)
+        size = sized(model, exact).micro_batch
         return [replace(engine, micro_batch=size) for engine in found]
     precisions = ["float32"]
     if any("bf16" in unit for unit in processor().split()):
@@ -215,7 +245,13 @@ def networks(
     engines = engines_of(model, device)
     x = prepared_tensors(model.on(engines[-1]))
     plain = copy.deepcopy(model.network).to(x.device, memory_format=torch.contiguous_format)
-    ways: dict[str, Runner] = {"eager torch, float32": Runner(plain)}
+
+    def eager_torch(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        with left_alone():
+            read: dict[str, torch.Tensor] = plain(x)
+        return read
+
+    ways: dict[str, Runner] = {"eager torch, float32": Runner(eager_torch)}
     ways |= {str(engine): bare(model.on(engine), engine) for engine in engines}
     for run in ways.values():
         passes(run, x, 2)
@@ -264,6 +300,32 @@ def begun(folder: Path, screen: Path, model: str, engine: Engine) -> Run:
     return run
 
 
+def repeated(run: Run, times: int) -> tuple[Job, list[Unit]]:
+    """Let the store have every cell so often, each beside itself; return what embeds them all.
+
+    Nothing is simulated, cut or drawn again: only the units of `embed` may be done after that.
+    """
+    (name,) = run.config.models
+    # a process keeps the cells of a job: this one is another
+    job = run.job_of(run.config, [(s.name, f"{s.token}-{times}") for s in run.stages])
+    store, node = run.store, "plates/crops"
+    parts: Mapping[str, Any] = {"cells": stored._COLUMNS, "crops": ("image", "mask")}
+    names = [f"{node}/{part}/{array}" for part, arrays in parts.items() for array in arrays]
+    values = {array: store.read(array) for array in names}
+    n = times * len(values[f"{node}/cells/id"])
+    stored.create_table(job, "crops", n, stored._COLUMNS, job.screen.field_names())
+    stored.create_crops(job, "crops", n, job.screen.crop_shape, job.screen.dtype)
+    step = stored.shard_cells(job, n)
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        rows = np.arange(start, stop) // times
+        for array, few in values.items():
+            store.write(array, [(start, stop)], few[rows])
+    create_embeddings(job, name, "crops")
+    (stage,) = (stage for stage in run.stages if stage.name.startswith("embed/"))
+    return job, plan_units(stage.name, n, stage.write_size(job), stage.token)
+
+
 def units(run: Run, repetitions: int) -> dict[str, Any]:
     """Compare the units of `embed` with their bare network."""
     (name,) = run.config.models
@@ -271,6 +333,9 @@ def units(run: Run, repetitions: int) -> dict[str, Any]:
     stage = next(stage for stage in run.stages if stage.name.startswith("embed/"))
     job = run.job_of(run.config, [(s.name, s.token) for s in run.stages])
     whole = stage.units(job)
+    if dict(job.engines)[name].device != "cpu":
+        wanted = GPU_UNITS * SHARDS_A_GPU_UNIT * stored.shard_cells(job, 0)
+        job, whole = repeated(run, -(-wanted // whole[-1].stop))
     cells = sum(unit.stop - unit.start for unit in whole)
     usable = int((run.store.read("plates/crops/cells/reason") == 0).sum())
     model = load_model(name).on(dict(job.engines)[name])

@@ -150,6 +150,7 @@ def config_of(study: Study, architecture: str, **more: Any) -> RunConfig:
             "proportions": {"replicates": 0},
             "training": {
                 **TRAINING[architecture],
+                "device": best_device(),
                 **({"epochs": 2} if study.quick else {}),
                 # the last epoch is kept: too few fields to hold some out
                 "validation_fraction": 0.0,

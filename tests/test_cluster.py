@@ -11,14 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from distributed.scheduler import NoValidWorkerError
 from hypothesis import given
 from hypothesis import strategies as st
 from screens import config_of
 
 from bgscale.distribute import cluster as cluster_module
-from bgscale.distribute import security, slurm
-from bgscale.distribute.cluster import connect, gpu_resources
+from bgscale.distribute import local, security, slurm
+from bgscale.distribute.cluster import _profile, connect, gpu_resources, workers_of
 from bgscale.distribute.profile import (
     SlurmGroup,
     profile_from_dict,
@@ -366,6 +367,7 @@ memory = "2 GiB"
 @pytest.mark.cluster
 def test_units_for_a_gpu_go_to_workers_with_one_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
+    monkeypatch.setattr(local, "gpus_here", lambda: 3)
     path = tmp_path / "p.toml"
     path.write_text(LOCAL)
     with connect(str(path)) as client:
@@ -379,17 +381,44 @@ def test_units_for_a_gpu_go_to_workers_with_one_of_their_own(tmp_path, monkeypat
         ask = gpu_resources(client)
         made = [client.submit(facts, resources=ask, pure=False) for _ in range(8)]
         assert {found["device"] for found in client.gather(made)} == {"3", "5"}
+        # who has none of its own takes none of another's
+        other = client.submit(facts, workers=["cpu-0"], pure=False).result()
+        assert other["device"] == ""
         # more than any worker has: an error, not a wait for ever
         with pytest.raises(NoValidWorkerError, match="GPU"):
             client.submit(abs, 1, resources={"GPU": 2}).result(timeout=30)
 
 
-def test_more_gpu_workers_than_gpus_are_bad_input(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+@pytest.mark.parametrize(
+    ("visible", "count", "message"),
+    [
+        ("0", 1, r"sees 1 GPUs here \(CUDA_VISIBLE_DEVICES='0'\)"),
+        # named, but there is none, or a torch without CUDA
+        ("0,1", 0, r"sees 0 GPUs here \(CUDA_VISIBLE_DEVICES='0,1'\)"),
+        (None, 0, "sees 0 GPUs here; one GPU is one worker"),
+    ],
+)
+def test_more_gpu_workers_than_gpus_are_bad_input(tmp_path, monkeypatch, visible, count, message):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     path = tmp_path / "p.toml"
     path.write_text(LOCAL)
-    with pytest.raises(InputError, match="2 workers, but 1 GPUs are visible"), connect(str(path)):
+    message = rf"workers.gpu: 2 workers, but torch \S+ {message}"
+    with pytest.raises(InputError, match=message), connect(str(path)):
         pass
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [(0, (4, 0)), (1, (4, 1)), (2, (4, 2)), (8, (4, 4))])
+def test_of_the_processes_of_this_machine_one_embeds_for_each_gpu(monkeypatch, gpus, expected):
+    monkeypatch.setattr(local, "gpus_here", lambda: gpus)
+    # cores and GPUs, as plans count them
+    assert workers_of("local:4") == expected
+    groups = _profile("local:4").workers
+    found = [group.count if group else 0 for group in (groups.cpu, groups.gpu)]
+    assert found == [4 - expected[1], expected[1]]
 
 
 @pytest.mark.cluster

@@ -11,7 +11,7 @@ from screens import plates_config, write_plate_screen
 
 from bgscale.cli import main
 from bgscale.cli.root import EXIT_BAD_INPUT
-from bgscale.config import template
+from bgscale.config import RunConfig, template
 from bgscale.distribute.ledger import Ledger
 from bgscale.errors import BgscaleError, InputError
 from bgscale.models import load_model
@@ -35,6 +35,7 @@ from bgscale.run.rates import (
     packaged,
     stage_rate,
 )
+from bgscale.stages.job import Job
 
 ABOUT = {"measured": "2026-01-01", "version": "1", "processor": "x", "made_by": "a test"}
 
@@ -256,6 +257,33 @@ def test_units_that_are_done_are_measured_by_hand(tmp_path: Path) -> None:
     assert (rate.per, rate.source) == ("cell", "here, 3 units")
     (rate,) = measured(job, [item], ledger, clock="cpu", **how).stages
     assert rate.seconds == pytest.approx(7.5 / 150)
+
+
+def test_a_gpu_is_measured_by_the_clock_whatever_its_host_did(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path / "store"))
+    (tmp_path / "store").mkdir()
+    from bgscale.distribute.units import plan_units
+
+    units = plan_units("embed/tiny/P1", 20, 10, "t")
+    for unit, wall, busy in zip(units, (1.0, 2.0), (3.5, 9.0), strict=True):
+        ledger.complete(unit, [], {"seconds": wall, "cpu_seconds": busy})
+    need, amount = Need(2, 0, 0, 0), Amount("embed", "tiny", 100.0)
+    item = StagePlan("embed/tiny/P1", "", 2, 2, need, amount, 20, tuple(units))
+    how: dict[str, Any] = {"made_by": "a test", "source": "here"}
+
+    def found(engine: Engine, clock: Any) -> Rates:
+        job = Job(RunConfig(), engines=(("tiny", engine),))
+        return measured(job, [item], ledger, clock=clock, **how)
+
+    there, here = Engine(device="cuda", processor="a card"), Engine(processor="a core")
+    for clock in ("wall", "cpu"):
+        rates = found(there, clock)
+        assert rates.processor == "a card"
+        (network,) = rates.networks
+        assert (network.device, network.seconds) == ("gpu", pytest.approx(3 / 100))
+    rates = found(here, "wall")
+    assert rates.processor == "a core"
+    assert rates.networks[0].seconds == pytest.approx(12.5 / 100)
 
 
 def test_a_finished_store_tells_its_rates(own: Rates, finished: Path) -> None:

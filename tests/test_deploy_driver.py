@@ -204,7 +204,9 @@ def test_the_commands_of_the_documents_do_a_run(script: Path, tmp_path: Path) ->
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     run_toml = tmp_path / "run.toml"
-    config = config_of(write_screen(tmp_path / "screen"), tmp_path, settings=["original", "masked"])
+    # the worker with a GPU has none here
+    changes = {"settings": ["original", "masked"], "models": {"tiny": {"device": "cpu"}}}
+    config = config_of(write_screen(tmp_path / "screen"), tmp_path, **changes)
     run_toml.write_text(template(config), encoding="utf-8")
     here = {
         "python": [sys.executable], "dask": [sys.executable, "-m", "dask"],

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from screens import config_of
 from bgscale.errors import InputError, StoreMismatchError
 from bgscale.models import engine as engine_module
 from bgscale.models import load_model, probe
-from bgscale.models.backends import prepared
+from bgscale.models.backends import prepared, runner
 from bgscale.models.engine import Engine, candidates, processor
 from bgscale.run import Run, engines
 from bgscale.schema import Missing
@@ -177,6 +178,43 @@ def test_threads_of_a_worker_do_not_mix_their_crops(crops):
                 np.testing.assert_array_equal(values, alone)
 
 
+# on a device
+
+
+def plain_model():
+    """Return a model of operations that torch's device of tensors without values knows."""
+    model = load_model("tiny", overrides={"micro_batch": 16})
+    model.network = Plain()
+    return model
+
+
+class Plain(torch.nn.Module):
+    """A convolution and its mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(2, 64, 3)
+
+    def forward(self, x):
+        return {"profile": self.conv(x).mean((2, 3))}
+
+
+META = Engine(device="meta", micro_batch=16)
+
+
+def test_weights_that_go_to_a_device_with_the_first_crops_can_still_be_trained():
+    model = plain_model().on(META)
+    model.forward(torch.zeros(16, 2, 64, 64, device="meta"), None, "unmasked")
+    weights = list(model.network.parameters())
+    assert {(w.device.type, w.is_inference()) for w in weights} == {("meta", False)}
+
+
+def test_a_runner_has_its_network_on_its_device():
+    model = plain_model()
+    runner(model.network, model.spec, META)
+    assert {w.device.type for w in model.network.parameters()} == {"meta"}
+
+
 # which engine
 
 
@@ -226,11 +264,14 @@ def test_a_small_network_is_run_as_it_is_unless_asked_otherwise(machine):
         ({"backend": "openvino"}, "'openvino' is not installed: pip install 'bgscale"),
         ({"precision": "float16"}, "precision 'float16' is for GPUs"),
         ({"backend": "compiled"}, "'compiled' needs a C"),
+        ({"backend": "compiled", "device": "cuda"}, "'compiled' needs a C compiler"),
         ({"backend": "openvino", "device": "cuda"}, "'openvino' is for processors"),
+        ({"backend": "torch", "device": "cuda"}, "device 'cuda': torch .* sees 0 GPUs here"),
     ],
 )
 def test_what_cannot_be_run_is_refused(machine, asked, message, monkeypatch):
-    monkeypatch.setattr(engine_module, "has_compiler", lambda: False)
+    monkeypatch.setattr(engine_module, "has_compiler", lambda *_: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     machine(installed=False)
     with pytest.raises(InputError, match=message):
         candidates(model_of("pifia"), **asked)
@@ -261,6 +302,65 @@ def test_the_probe_runs_each_engine_and_leaves_out_what_fails(monkeypatch):
     monkeypatch.setattr("bgscale.models.backends._converted", broken)
     assert probe.rates(model, [model.engine, FLOAT32])[FLOAT32] == 0
     assert probe.fastest({model.engine: 5.0, FLOAT32: 0.0}) == model.engine
+
+
+def test_an_engine_that_fails_where_it_is_tried_is_left_out_and_if_all_fail_that_is_said(
+    monkeypatch,
+):
+    model, engines_here = model_of("tiny"), [Engine(micro_batch=16), TORCH_BFLOAT16]
+    monkeypatch.setattr(probe, "PROBE_S", 0.01)
+    failing = {TORCH_BFLOAT16}
+    plain = probe.EmbeddingModel.forward
+
+    def forward(self, *arguments):
+        if self.engine in failing:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to\nallocate")
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(probe.EmbeddingModel, "forward", forward)
+    found = probe.rates(model, engines_here)
+    assert found[TORCH_BFLOAT16] == 0
+    assert probe.fastest(found) == engines_here[0]
+    failing.add(engines_here[0])
+    message = (
+        r"model 'tiny' cannot be run here by torch, float32, on cpu \(CUDA out of memory. Tried to"
+        r"\); by torch, bfloat16, on cpu \(CUDA"
+    )
+    with pytest.raises(InputError, match=message):
+        probe.rates(model, engines_here)
+
+
+def test_engines_of_a_gpu_are_tried_with_as_many_crops_as_it_has_memory_for(monkeypatch):
+    model = model_of("tiny")
+    engines_there = [Engine(device="cuda", precision=p) for p in ("float32", "bfloat16", "float16")]
+    tried, emptied = [], []
+
+    def rate(ready):
+        tried.append((ready.engine.precision, ready.engine.micro_batch))
+        if ready.engine.precision == "bfloat16":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 5.0
+
+    monkeypatch.setattr(probe, "_rate", rate)
+    monkeypatch.setattr(type(model), "on", lambda self, engine: SimpleNamespace(engine=engine))
+    memory = {
+        "reset_peak_memory_stats": None,
+        "memory_allocated": 2**30,
+        "max_memory_allocated": 2**30 + 64 * 2**20,
+        "mem_get_info": (2**30, 2**34),
+    }
+    for name, value in memory.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(len(tried)))
+    found = probe.rates(model, engines_there, fill=True)
+    assert tried == [
+        ("float32", 64), ("float32", 512), ("bfloat16", 64), ("float16", 64), ("float16", 512),
+    ]  # fmt: skip
+    assert [(e.precision, e.micro_batch, rate) for e, rate in found.items()] == [
+        ("float32", 512, 5.0), ("bfloat16", 64, 0.0), ("float16", 512, 5.0),
+    ]  # fmt: skip
+    # neither what one has left nor what failed counts for the next one
+    assert emptied == [1, 2, 3, 4, 5]
 
 
 def test_a_network_that_openvino_cannot_convert_is_named():
@@ -349,6 +449,40 @@ def test_what_only_the_workers_can_run_is_planned_here_and_asked_of_them(
     with pytest.raises(InputError, match="precision 'float16' is for GPUs"):
         run.execute()
     assert not run.store.exists()
+
+
+def test_a_worker_that_should_have_a_gpu_and_sees_none_is_no_processor_for_it(
+    small_screen, tmp_path, monkeypatch
+):
+    asked = []
+
+    def ask(client, question, *arguments, resources=None):
+        asked.append(resources)
+        return question(*arguments)
+
+    monkeypatch.setattr(engines, "ask", ask)
+    monkeypatch.setattr(engines, "best_device", lambda: "cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    job = Run.from_config(config_of(small_screen, tmp_path))._job
+    message = (
+        r"a worker on \S+ should have a GPU, but torch \S+ sees none there \(CUDA_VISIBLE_DEVICES "
+        r"= '2'\): give it .*models.tiny.device = \"cpu\""
+    )
+    with pytest.raises(InputError, match=message):
+        engines.choose(job, ["tiny"], None, {"GPU": 1})
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(InputError, match=r"CUDA_VISIBLE_DEVICES is not set"):
+        engines.check_gpu("tiny")
+    assert engines.choose(job, ["tiny"], None, None)["tiny"]["engine"]["device"] == "cpu"
+    # who asks for a processor needs no worker with a GPU, neither to choose nor to embed
+    models = {"tiny": {"seed": 1, "device": "cpu"}}
+    job = Run.from_config(config_of(small_screen, tmp_path, models=models))._job
+    asked.clear()
+    assert engines.choose(job, ["tiny"], None, {"GPU": 1})["tiny"]["engine"]["device"] == "cpu"
+    assert asked == [None]
+    assert engines.needed_by(job, "tiny", {"GPU": 1}) is None
+    there = replace(job, engines=(("tiny", Engine(device="cuda")),))
+    assert engines.needed_by(there, "tiny", {"GPU": 1}) == {"GPU": 1}
 
 
 @pytest.mark.cluster

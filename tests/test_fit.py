@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from bgscale.errors import ConfigError, InputError
-from bgscale.models import MODELS, load_model
+from bgscale.models import MODELS, backends, load_model
 from bgscale.models.batches import N_ORIENTATIONS, augmented, balanced
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.models.fit import FitConfig, fit, split_by_group
+from bgscale.models.objective import Objective
 from bgscale.models.weights import save_weights
 
 TINY = MODELS["tiny"].default_spec
@@ -251,6 +252,72 @@ def test_augmentation_shows_each_of_eight_orientations_and_nothing_else():
     }
     assert {tuple(s.flatten().tolist()) for s in shown} == expected
     assert len(expected) == N_ORIENTATIONS
+
+
+# ---- devices
+
+
+def flags():
+    """Return how torch is told to compute on GPUs."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return {
+        "tf32": cudnn.allow_tf32,
+        "matmul_tf32": matmul.allow_tf32,
+        "deterministic": cudnn.deterministic,
+        "benchmark": cudnn.benchmark,
+    }
+
+
+def set_flags(*, tf32, matmul_tf32, deterministic, benchmark):
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = matmul_tf32
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = benchmark
+
+
+def test_a_fit_has_its_weights_where_its_crops_are(monkeypatch):
+    """Shown on torch's device of tensors without values: a step there would have no loss."""
+    where = set()
+
+    def loss(self, network, cells, epoch, rng):
+        crops, *_ = self.data.take(cells)
+        where.update(t.device.type for t in (crops, *network.parameters(), *network.buffers()))
+        raise InterruptedHereError
+
+    monkeypatch.setattr(Objective, "loss", loss)
+    images, target, field = toy(12)
+    with pytest.raises(InterruptedHereError):
+        fit(images, target, field, spec=TINY, n_outputs=2, config=replace(SHORT, device="meta"))
+    assert where == {"meta"}
+
+
+def test_a_fit_on_a_gpu_keeps_to_float32_from_its_first_step(monkeypatch):
+    monkeypatch.setattr(backends, "check_device", lambda device: None)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *where, **how: self)
+    seen = []
+
+    def loss(*_):
+        seen.append(flags())
+        raise InterruptedHereError
+
+    monkeypatch.setattr(Objective, "loss", loss)
+    images, target, field = toy(12)
+    before = flags()
+    try:
+        set_flags(tf32=True, matmul_tf32=True, deterministic=False, benchmark=True)
+        with pytest.raises(InterruptedHereError):
+            fit(images, target, field, spec=TINY, n_outputs=2, config=replace(SHORT, device="cuda"))
+    finally:
+        set_flags(**before)
+    expected = {"tf32": False, "matmul_tf32": False, "deterministic": True, "benchmark": False}
+    assert seen == [expected]
+
+
+def test_a_fit_on_a_device_that_is_not_here_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    images, target, field = toy(12)
+    with pytest.raises(InputError, match=r"device 'cuda': torch .* sees 0 GPUs here"):
+        fit(images, target, field, spec=TINY, n_outputs=2, config=replace(SHORT, device="cuda"))
 
 
 # ---- refusals

@@ -108,8 +108,9 @@ def test_without_hard_links_a_record_is_still_created_once(
     assert files_of(tmp_path) == {"x"}
 
 
+@pytest.mark.parametrize("early", [False, True])
 def test_data_and_their_folders_are_on_the_disk_before_the_record_and_it_before_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: bool
 ) -> None:
     store = Store(tmp_path / "results.zarr")
     store.create({})
@@ -130,7 +131,11 @@ def test_data_and_their_folders_are_on_the_disk_before_the_record_and_it_before_
 
     monkeypatch.setattr(os, "fsync", named)
     monkeypatch.setattr(os, "link", linking)
-    Ledger(store.location).complete(Unit("embed", 0, 4, "t"), files, {})
+    ledger = Ledger(store.location)
+    wrote = ledger.settled(files) if early else files
+    ledger.complete(Unit("embed", 0, 4, "t"), wrote, {})
+    # what a unit has had looked at while it went on is neither read nor flushed again
+    assert events.count("results.zarr/cells/x/c/0") == 1
     at = events.index("record")
     before, after = events[:at], events[at + 1 :]
     assert set(before[:-1]) == {
@@ -141,6 +146,8 @@ def test_data_and_their_folders_are_on_the_disk_before_the_record_and_it_before_
     assert before[-1].endswith(".partial")
     assert before.index("results.zarr/cells/x/c/0") < before.index("results.zarr/cells/x/c")
     assert set(after) == {f"results.zarr.progress{f}" for f in ("", "/units", "/units/embed")}
+    (record,) = (tmp_path / "results.zarr.progress").rglob("*.json")
+    assert json.loads(record.read_text())["files"] == ledger.settled(files)
     events.clear()
     store.flush(["cells"])
     assert {"results.zarr/zarr.json", "results.zarr/cells/x/zarr.json"} < set(events)

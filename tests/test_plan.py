@@ -9,8 +9,12 @@ from screens import config_of, plates_config, write_plate_screen
 
 from bgscale.cli.root import EXIT_BAD_INPUT, EXIT_DISK
 from bgscale.errors import DiskFullError, InputError
+from bgscale.models import load_model
+from bgscale.models.engine import Engine
 from bgscale.run import Run
+from bgscale.run.estimate import CUDA_BYTES, PROCESS_BYTES, needs
 from bgscale.run.plan import check_memory, left_to_write
+from bgscale.stages.job import Job
 
 
 def written(store: Path, run: Run) -> dict[str, tuple[int, int]]:
@@ -49,6 +53,32 @@ def test_what_a_run_writes_is_known_before_it(
     assert total < sum(need.disk_bytes for need in before.values()) < 3 * total
     assert left_to_write(run.plan()) == 0
     assert all(item.left == 0 for item in run.plan())
+
+
+def test_of_a_run_on_a_gpu_the_host_holds_no_micro_batch(
+    small_screen: Path, tmp_path: Path
+) -> None:
+    models = {"pifia": {"architecture": "pifia"}}
+    run = Run.from_config(config_of(small_screen, tmp_path, models=models))
+    weights = 4 * sum(w.numel() for w in load_model("pifia").network.parameters())
+
+    def memory(engine: Engine, kind: str) -> int:
+        job = Job(run.config, engines=(("pifia", engine),))
+        (stage,) = (s for s in run.stages if s.name.startswith(f"{kind}/"))
+        return needs(job, [stage])[stage.name].unit_bytes
+
+    few, many = (Engine(device="cuda", micro_batch=n) for n in (256, 2048))
+    # 4,096 crops of two channels of 64 x 64 pixels, a few times over: what was taken for the
+    # memory of 2,048 crops in the network lies on the GPU
+    block = 4096 * 64 * 64 * (2 * 2 + 1)
+    least = CUDA_BYTES + weights + 2 * block
+    assert least < memory(many, "embed") < least + 10 * block
+    assert memory(Engine(micro_batch=2048), "embed") > 4 * memory(many, "embed")
+    assert memory(few, "embed") < memory(many, "embed")
+    # the classes' crops are few
+    assert CUDA_BYTES + weights < memory(many, "grid") < CUDA_BYTES + 10 * weights
+    # what a profile gives a worker unless asked
+    assert PROCESS_BYTES + memory(many, "embed") < 4 * 2**30
 
 
 def test_a_disk_without_room_is_found_before_the_start(

@@ -1,5 +1,6 @@
 """Models from files: what they compute, what is refused, and that opening one runs nothing."""
 
+import copy
 import json
 import pickle
 from pathlib import Path
@@ -20,10 +21,10 @@ from bgscale.models import ModelSpec, load_model
 from bgscale.models.check import made_up
 from bgscale.models.preprocess import MODES, preprocess
 from bgscale.models.program import Program, load_program
-from bgscale.models.program_onnx import check_onnx
+from bgscale.models.program_onnx import OnnxRunner, check_onnx
 from bgscale.models.program_pt2 import OPERATORS, open_pt2
 from bgscale.models.program_spec import read_spec_file
-from bgscale.run import Run
+from bgscale.run import Run, engines
 from bgscale.train import model_to_train
 
 pytest.importorskip("onnx", reason="onnx builds the files of these tests")
@@ -356,6 +357,46 @@ def test_a_program_that_is_moved_does_not_stay_behind(files):
     _, network = load_program(files / "free_onnx.toml")
     with pytest.raises(InputError, match=r"device 'meta'.*CPUExecutionProvider"):
         network.to("meta")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_program_can_be_copied(files, name):
+    spec, network = load_program(files / f"{name}.toml")
+    x, several = torch.rand(spec.micro_batch, 2, 64, 64), [copy.deepcopy(network)]
+    if isinstance(network.runner, OnnxRunner):
+        several.append(pickle.loads(pickle.dumps(network)))
+        assert several[0].runner.session is not network.runner.session
+    for again in several:
+        for layer, values in network(x).items():
+            assert torch.equal(again(x)[layer], values)
+
+
+def test_where_onnxruntime_has_no_gpu_that_is_said_and_the_processor_can_be_asked_for(
+    files, small_screen, tmp_path, monkeypatch
+):
+    def run(folder, **more):
+        (tmp_path / folder).mkdir()
+        models = {"mine": {"spec": str(files / "free_onnx.toml"), **more}}
+        return Run.from_config(config_of(small_screen, tmp_path / folder, models=models))
+
+    # torch's device of tensors without values stands for a GPU
+    monkeypatch.setattr(engines, "best_device", lambda: "meta")
+    there = run("there")
+    assert "mine: torch, float32, on meta; a probe" in there.describe_plan()
+    message = (
+        r"cannot be run here by torch, float32, on meta \(program .*: device 'meta', but this "
+        r'onnxruntime has .*; install onnxruntime-gpu, or run it on the processor: device = "cpu"'
+    )
+    with pytest.raises(InputError, match=message):
+        there.execute(until="embed")
+    here = run("here", device="cpu")
+    assert "mine: torch, float32, on cpu; a probe" in here.describe_plan()
+    here.execute(until="embed")
+    assert here.store.attrs()["engines"]["mine"]["engine"]["device"] == "cpu"
+    # another device is another engine
+    assert not run("again", device="cuda")._engines
+    assert engines.kept(run("other").config, here.store.attrs()["engines"])
+    assert not engines.kept(run("else", device="cuda").config, here.store.attrs()["engines"])
 
 
 # ---- .pt2 files that are refused, and what they must not run

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from screens import LOCALIZATIONS, config_of, screen_section
 
 from bgscale import open_results, open_screen
 from bgscale.config import RunConfig, template
+from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.listener import Silent
 from bgscale.distribute.units import Unit
 from bgscale.errors import DiskFullError, InputError, StoreMismatchError
@@ -27,6 +29,7 @@ from bgscale.models import load_model
 from bgscale.models.weights import save_weights
 from bgscale.results import Store
 from bgscale.run import Run, status
+from bgscale.stages import embedding
 from bgscale.summary import tables
 
 
@@ -472,3 +475,37 @@ def test_the_store_is_described(finished: Path) -> None:
         for name, variable in node.to_dataset(inherit=False).data_vars.items():
             assert variable.dims, (node.path, name)
     json.dumps(tree.attrs)
+
+
+def test_of_a_unit_of_several_shards_each_is_on_the_disk_before_the_unit_ends(
+    finished: Path, small_screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding, "shards_a_unit", lambda model: 2)
+    events: list[tuple[str, Any]] = []
+    settled, complete = Ledger.settled, Ledger.complete
+    main = threading.current_thread()
+
+    def settling(self: Ledger, files: Any) -> Any:
+        assert threading.current_thread() is not main
+        events.append(("settled", sorted(files)))
+        return settled(self, files)
+
+    def completing(self: Ledger, unit: Unit, files: Any, summary: dict[str, Any]) -> None:
+        if unit.stage.startswith("embed/"):
+            events.append(("recorded", sorted(files)))
+            assert isinstance(files, dict)
+        complete(self, unit, files, summary)
+
+    monkeypatch.setattr(Ledger, "settled", settling)
+    monkeypatch.setattr(Ledger, "complete", completing)
+    run = Run.from_config(config_of(small_screen, tmp_path))
+    run.execute(until="embed")
+    # three shards: two are a unit, and the last one is another
+    assert [what for what, _ in events] == ["settled", "settled", "recorded", "settled", "recorded"]
+    first, second, both, *_ = (files for _, files in events)
+    assert both == sorted([*first, *second])
+    node = "plates/crops/embeddings/tiny"
+    values = open_results(run.config.store)[node]["profile/embedding"].to_numpy()
+    expected = open_results(finished)[node]["profile/embedding"].to_numpy()
+    np.testing.assert_array_equal(values, expected)
+    assert len(run.ledger.recorded()) == len(run.ledger.done(run.ledger.recorded()))

@@ -98,9 +98,14 @@ class Submitted:
         self.slurm.run("scontrol", "update", f"jobid={self.number}", "StartTime=now")
 
 
+# the GPUs of these nodes are but numbers
+MODELS = {"tiny": {"seed": 1, "device": "cpu"}}
+
+
 @pytest.fixture
 def folder(small_screen, tmp_path):
-    (tmp_path / "run.toml").write_text(template(config_of(small_screen, tmp_path)))
+    config = config_of(small_screen, tmp_path, models=MODELS)
+    (tmp_path / "run.toml").write_text(template(config))
     return tmp_path
 
 
@@ -196,7 +201,8 @@ def test_worker_jobs_of_a_profile_are_replaced_when_they_end(
         dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}),
         connect(str(path), tell=heard.append) as client,
     ):
-        Run.from_config(config_of(small_screen, folder)).execute(client, listener=listener)
+        config = config_of(small_screen, folder, models=MODELS)
+        Run.from_config(config).execute(client, listener=listener)
         assert slurm.run("squeue", "--noheader", "--format=%i") != ""
     assert listener.cancelled
     assert any("have ended and are submitted again" in line for line in heard)

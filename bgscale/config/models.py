@@ -105,6 +105,11 @@ class ModelSection(Section):
     micro_batch: int = Field(
         default=0, ge=0, description="crops a forward pass; 0: the model's own"
     )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="where it runs; auto: on a GPU where there is one; cpu: never on a GPU, as an "
+        "ONNX file where onnxruntime has no CUDA",
+    )
     backend: Literal["auto", "torch", "openvino", "compiled"] = Field(
         default="auto",
         description="what runs the network: torch, openvino, compiled (torch.compile); auto: the "

@@ -47,7 +47,8 @@ def connect(
     ----------
     cluster : str
         ``"serial"``: no cluster (None); ``"local"`` or ``"local:N"``: N single-threaded worker
-        processes on this machine, by default one a core; ``"tcp://host:port"`` or
+        processes on this machine, by default one a core, of which the first have a GPU each, as
+        far as there are GPUs; ``"tcp://host:port"`` or
         ``"tls://host:port"``: a scheduler; ``"NAME.json"``: the file that a scheduler has written;
         ``"NAME.toml"``: a cluster profile, see `bgscale.distribute.profile`.
     tell : callable, optional
@@ -121,8 +122,13 @@ class _Uninterrupted(WorkerPlugin):
 def _profile(cluster: str) -> Profile:
     """Return the profile that a short name means, or that lies in a file."""
     if cluster == "local" or cluster.startswith("local:"):
+        from bgscale.distribute.local import gpus_here
+
         count = _processes(cluster)
-        return profile_from_dict({"kind": "local", "workers": {"cpu": {"count": count}}})
+        gpu = min(count, gpus_here())
+        counts = {"cpu": count - gpu, "gpu": gpu}
+        workers = {group: {"count": number} for group, number in counts.items() if number}
+        return profile_from_dict({"kind": "local", "workers": workers})
     if "://" in cluster:
         return profile_from_dict({"kind": "scheduler", "address": cluster})
     if cluster.endswith(".json"):

@@ -22,7 +22,7 @@ from distributed import Client as Client
 from distributed import KilledWorker, as_completed
 
 from bgscale.distribute.account import Account, Stop, few, said
-from bgscale.distribute.ledger import Ledger
+from bgscale.distribute.ledger import Files, Ledger
 from bgscale.distribute.listener import Listener
 from bgscale.distribute.lost import scheduler_needed
 from bgscale.distribute.parts import Part, share
@@ -34,7 +34,7 @@ WINDOW_LASTS_S = 10.0
 
 Answer = TypeVar("Answer")
 
-Work: TypeAlias = Callable[[Unit, str], tuple[list[str], dict[str, Any]]]
+Work: TypeAlias = Callable[[Unit, str], tuple[Files, dict[str, Any]]]
 """Does a unit of the job (its JSON description); returns the files it wrote and a summary."""
 
 
@@ -213,7 +213,7 @@ def run_units(
         raise InterruptedRunError(msg)
 
 
-def _marked(set_aside: Work, why: str, unit: Unit, job: str) -> tuple[list[str], dict[str, Any]]:
+def _marked(set_aside: Work, why: str, unit: Unit, job: str) -> tuple[Files, dict[str, Any]]:
     files, summary = set_aside(unit, job)
     return files, {**summary, "set_aside": why}
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from bgscale.distribute.units import Unit
 from bgscale.errors import InputError
@@ -28,6 +28,10 @@ _NAME = re.compile(r"units/(?P<stage>.+)/(?P<start>\d{9,})-(?P<stop>\d{9,})\.(?P
 
 Claim = Mapping[str, int] | None
 """Files and sizes that a record claims; None: it cannot be read."""
+
+Files: TypeAlias = list[str] | dict[str, dict[str, int]]
+"""What a unit wrote, relative to the store; or with what the record holds of each, from
+`Ledger.settled`."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,16 @@ class Ledger:
             if claim is not None and all(sizes[name] == size for name, size in claim.items())
         }
 
-    def complete(self, unit: Unit, files: Iterable[str], summary: dict[str, Any]) -> None:
+    def settled(self, files: Iterable[str]) -> dict[str, dict[str, int]]:
+        """Return what a record holds of files, once they are safely on the disk.
+
+        A unit that writes for long has it done meanwhile, and hands it to `complete`.
+        """
+        store, names = place_at(self.store), sorted(files)
+        store.flush(names)
+        return {name: checksum(store, name) for name in names}
+
+    def complete(self, unit: Unit, files: Files, summary: dict[str, Any]) -> None:
         """Write the record, after the unit's files are safely on the disk.
 
         A unit that is done twice has written the same bytes: the first record stays. A record that
@@ -116,8 +129,8 @@ class Ledger:
         Parameters
         ----------
         unit : Unit
-        files : iterable of str
-            What the unit wrote, relative to the store.
+        files : list of str, or dict
+            What the unit wrote, relative to the store; a dict is of `settled`.
         summary : dict
             Counts worth keeping, plain JSON types.
 
@@ -127,11 +140,13 @@ class Ledger:
             One of the files is not there.
         """
         store, names = place_at(self.store), sorted(files)
+        settled = files if isinstance(files, dict) else {}
         # without the metadata above them files are no arrays
         meta = ["zarr.json", *sorted({f"{a}/zarr.json" for name in names for a in _above(name)})]
         there = store.sizes(meta) if not is_remote(self.store) else {}
-        store.flush([*names, *(key for key in meta if there.get(key) is not None)])
-        entries = {name: checksum(store, name) for name in names}
+        late = [name for name in names if name not in settled]
+        store.flush([*late, *(key for key in meta if there.get(key) is not None)])
+        entries = {name: settled.get(name) or checksum(store, name) for name in names}
         record = {
             "stage": unit.stage,
             "region": [unit.start, unit.stop],

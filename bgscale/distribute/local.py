@@ -1,8 +1,9 @@
-"""Workers of this machine: a process each, one thread, a GPU each where there are GPU workers."""
+"""Workers of this machine: a process each, one thread; GPU workers have a GPU each, others none."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 import dask
@@ -35,7 +36,7 @@ def local_cluster(profile: LocalProfile) -> Iterator[SpecCluster]:
     Raises
     ------
     InputError
-        More GPU workers than visible GPUs.
+        More GPU workers than GPUs that torch can use.
     """
     security = temporary() if profile.security == "temporary" else None
     protocol = "tls://" if security else "tcp://"
@@ -74,7 +75,9 @@ def _workers(profile: LocalProfile, shared: dict[str, Any]) -> dict[str, dict[st
     }
     workers: dict[str, dict[str, Any]] = {}
     if groups.cpu:
-        options = every | {"memory_limit": _memory(groups.cpu, count)}
+        # those that embed on a GPU that they share would take each other's memory
+        hidden = {"env": {"CUDA_VISIBLE_DEVICES": ""}}
+        options = every | hidden | {"memory_limit": _memory(groups.cpu, count)}
         workers |= {f"cpu-{n}": options for n in range(groups.cpu.count)}
     if groups.gpu:
         options = every | {"memory_limit": _memory(groups.gpu, count), "resources": {GPU: 1}}
@@ -87,16 +90,23 @@ def _memory(group: LocalGroup, workers: int) -> str | int:
     return group.memory or MEMORY_LIMIT // workers
 
 
+def gpus_here() -> int:
+    """Return how many GPUs this process may use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def _devices(count: int) -> list[str]:
     """Return a GPU for each worker, of those that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return [str(n) for n in range(count)]
-    devices = [device.strip() for device in visible.split(",") if device.strip()]
-    if count > len(devices):
+    visible, found = os.environ.get("CUDA_VISIBLE_DEVICES"), gpus_here()
+    if count > found:
+        told = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
         msg = (
-            f"workers.gpu: {count} workers, but {len(devices)} GPUs are visible "
-            f"(CUDA_VISIBLE_DEVICES={visible!r}); one GPU is one worker"
+            f"workers.gpu: {count} workers, but torch {version('torch')} sees {found} GPUs here"
+            f"{told}; one GPU is one worker"
         )
         raise InputError(msg)
-    return devices[:count]
+    if visible is None:
+        return [str(n) for n in range(count)]
+    return [device.strip() for device in visible.split(",") if device.strip()][:count]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bgscale.errors import InputError
-from bgscale.models.engine import Engine
+from bgscale.models.engine import Engine, check_device
 from bgscale.models.layers import ConvNetwork
 from bgscale.models.spec import ModelSpec
 
@@ -56,21 +56,20 @@ _OPENVINO = {"float32": "f32", "bfloat16": "bf16"}
 def runner(network: nn.Module, spec: ModelSpec, engine: Engine) -> Runner:
     """Return the network, ready to be run by the engine.
 
+    As it is written it is moved to the engine's device itself; by other engines a copy is.
+
     Raises
     ------
     InputError
-        The backend cannot convert this network.
+        There is no such device here, or the backend cannot convert this network.
     """
     layers = list(spec.layers)
-    if engine.device.startswith("cuda") and engine.precision == "float32":
-        # GPUs shorten float32 to 10 bits in convolutions unless told otherwise
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if engine.is_reference:
-        return _as_written(network)
+        return _as_written(moved(network, engine.device))
     if engine.backend == "openvino":
         return _OpenVino(network, layers, spec, engine)
     dtype = _DTYPES[engine.precision]
-    ready = prepared(network).to(torch.device(engine.device), dtype)
+    ready = moved(prepared(network), engine.device).to(dtype)
     ready.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     cut: Callable[[Tensor], tuple[Tensor, ...]] = _Read(ready, layers)
     if engine.backend == "compiled":
@@ -81,6 +80,25 @@ def runner(network: nn.Module, spec: ModelSpec, engine: Engine) -> Runner:
         return {layer: value.float() for layer, value in zip(layers, values, strict=True)}
 
     return Runner(run)
+
+
+def moved(network: nn.Module, device: str) -> nn.Module:
+    """Return the network on a device, which from then on computes as it is told to.
+
+    Raises
+    ------
+    InputError
+        There is no such device here.
+    """
+    check_device(device)
+    if device.startswith("cuda"):
+        # GPUs shorten float32 to 10 bits in convolutions unless told otherwise
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        # else cuDNN may sum in another order each time, or try and take what is fast just then
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    # tensors that inference mode has made can never be trained
+    with torch.inference_mode(mode=False):
+        return network.to(device)
 
 
 def _as_written(network: nn.Module) -> Runner:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bgscale.errors import InputError
 from bgscale.models.backends import Answer, Runner, runner, torch_threads
-from bgscale.models.engine import BACKENDS, Engine, check_device
+from bgscale.models.engine import BACKENDS, Engine
 from bgscale.models.preprocess import preprocess, reads_mask, steps_of
 from bgscale.models.spec import ModelSpec
 from bgscale.schema import CENTRE_CELL, OTHER_CELL
@@ -167,9 +167,6 @@ class EmbeddingModel:
     @cached_property
     def _run(self) -> Runner:
         # not before it runs: who drives a run on GPUs may have none
-        check_device(self.engine.device)
-        if self.engine.is_reference:
-            self.network.to(self.device)
         with torch.inference_mode(mode=False), torch.no_grad():
             return runner(self.network, self.spec, self.engine)
 

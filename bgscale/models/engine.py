@@ -142,8 +142,8 @@ def candidates(
     ----------
     model : EmbeddingModel
     backend : {"auto", "torch", "openvino", "compiled"}
-        "compiled" (`torch.compile`) is taken only when asked for: it needs a C++ compiler, and
-        every process some seconds of it.
+        "compiled" (`torch.compile`) is taken only when asked for: it needs a compiler, of C++ or
+        on a GPU of C, and every process some seconds of it.
     precision : {"auto", "float32", "bfloat16", "float16"}
     device : str
 
@@ -170,15 +170,18 @@ def candidates(
         _refuse_backend(name, allowed, model, cuda=cuda)
     for name in precisions:
         _refuse_precision(name, model, cuda=cuda)
+    check_device(device)
     shared: dict[str, Any] = {
         "device": device, "micro_batch": model.spec.micro_batch, "processor": processor(device)
     }  # fmt: skip
     return [Engine(backend=b, precision=p, **shared) for p in precisions for b in backends]
 
 
-def has_compiler() -> bool:
-    """Return whether there is a C++ compiler, as `torch.compile` needs it."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+def has_compiler(device: str = "cpu") -> bool:
+    """Return whether there is a compiler as `torch.compile` needs it: of C++, for GPUs of C."""
+    cuda = device.startswith("cuda")
+    own, *others = ("CC", "gcc", "clang") if cuda else ("CXX", "g++", "clang++")
+    return any(shutil.which(name) for name in (os.environ.get(own, ""), *others) if name)
 
 
 def _has_bfloat16() -> bool:
@@ -198,8 +201,9 @@ def _refuse_backend(
     if name == "openvino" and find_spec("openvino") is None:
         msg = f"{who}: backend 'openvino' is not installed: pip install 'bgscale[openvino]'"
         raise InputError(msg)
-    if name == "compiled" and not cuda and not has_compiler():
-        msg = f"{who}: backend 'compiled' needs a C++ compiler (g++, clang++ or $CXX): take 'auto'"
+    if name == "compiled" and not has_compiler("cuda" if cuda else "cpu"):
+        which = "C compiler (gcc, clang or $CC)" if cuda else "C++ compiler (g++, clang++ or $CXX)"
+        msg = f"{who}: backend 'compiled' needs a {which}: take 'auto'"
         raise InputError(msg)
 
 

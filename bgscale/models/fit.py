@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from bgscale.draw import digest64
 from bgscale.errors import ConfigError, InputError
 from bgscale.models import MODELS
-from bgscale.models.backends import torch_threads
+from bgscale.models.backends import moved, torch_threads
 from bgscale.models.batches import BoolArray, Crops, IntArray, balanced, split_by_group
 from bgscale.models.embedding import EmbeddingModel, check_masks
 from bgscale.models.engine import processor
@@ -71,7 +71,7 @@ class FitConfig:
         Torch threads: set for the fit, then put back. A small network gains little from more, and
         loses tenfold where the cores are shared.
     device : str
-        Where it runs. The promise of equal bits is for "cpu".
+        Where it runs, all of it. The promise of equal bits is for "cpu".
     invariance : Invariance, optional
         How the network is kept from reading backgrounds; None: it may read them.
     parts : int
@@ -197,6 +197,8 @@ def fit(
     network = build_network(MODELS[spec.architecture], spec)
     if start is not None:
         load_state(network, start, "first weights")
+    # before the optimiser, whose state lies where the weights do
+    moved(network, config.device)
     state = _Fit(EmbeddingModel(spec, network, config.device), config)
     token = ""
     if checkpoint is not None or team.size > 1:

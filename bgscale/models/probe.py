@@ -24,14 +24,38 @@ LARGEST_MICRO_BATCH = 2048
 SHARE_OF_FREE_MEMORY = 0.5
 
 
-def rates(model: EmbeddingModel, engines: Sequence[Engine]) -> dict[Engine, float]:
-    """Return crops a second of each engine, from counts to features; 0: it cannot run the model."""
-    found = {}
+def rates(
+    model: EmbeddingModel, engines: Sequence[Engine], *, fill: bool = False
+) -> dict[Engine, float]:
+    """Return crops a second of each engine, from counts to features; 0: it cannot run the model.
+
+    Parameters
+    ----------
+    model : EmbeddingModel
+    engines : sequence of Engine
+    fill : bool
+        Try each with as many crops a pass as a GPU has memory for: those are returned.
+
+    Raises
+    ------
+    InputError
+        None of them can run the model here; it says why.
+    """
+    found, why = {}, []
     for engine in engines:
+        ready, rate = engine, 0.0
         try:
-            found[engine] = _rate(model.on(engine))
-        except InputError:
-            found[engine] = 0.0
+            ready = sized(model, engine) if fill else engine
+            rate = _rate(model.on(ready))
+        # torch's: no memory, no kernel for this, and all that its compiler raises
+        except (InputError, RuntimeError) as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            why.append(f"by {engine} ({said[0]})")
+        found[ready] = rate
+        _forget(engine)
+    if not any(found.values()):
+        msg = f"model {model.spec.architecture!r} cannot be run here {'; '.join(why)}"
+        raise InputError(msg)
     return found
 
 
@@ -83,8 +107,15 @@ def sized(model: EmbeddingModel, engine: Engine) -> Engine:
     before = torch.cuda.memory_allocated(engine.device)
     _rate(model.on(engine))
     needed = torch.cuda.max_memory_allocated(engine.device) - before
+    _forget(engine)
     free, _ = torch.cuda.mem_get_info(engine.device)
     return replace(engine, micro_batch=fitting(free, needed / engine.micro_batch))
+
+
+def _forget(engine: Engine) -> None:
+    """Give back the memory of a GPU that torch keeps for later."""
+    if engine.device.startswith("cuda"):
+        torch.cuda.empty_cache()
 
 
 def fitting(free_bytes: float, bytes_per_crop: float) -> int:

@@ -159,7 +159,8 @@ class OnnxRunner(nn.Module):
     where : str
         Its name, for messages.
     device : str
-        "cpu" or "cuda"; never another than asked for. Moved to another, it is opened again.
+        "cpu" or "cuda"; never another than asked for. Moved to another, or copied, it is opened
+        again.
     """
 
     def __init__(self, data: bytes, where: str, device: str) -> None:
@@ -176,6 +177,10 @@ class OnnxRunner(nn.Module):
         """Return the outputs of one batch, on its device."""
         values = self.session.run(None, {self.facts.inputs[0].name: x.cpu().numpy()})
         return [torch.from_numpy(value).to(x.device) for value in values]
+
+    def __reduce__(self) -> tuple[type["OnnxRunner"], tuple[bytes, str, str]]:
+        # a session can be neither copied nor pickled
+        return type(self), (self.data, self.where, str(self.device))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:  # noqa: FBT001, FBT002  torch's own
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -199,7 +204,8 @@ def _session(data: bytes, where: str, device: torch.device) -> Any:
         if device.type != "cuda" or provider not in available:
             msg = (
                 f"program {where}: device {str(device)!r}, but this onnxruntime has "
-                f"{', '.join(available)}; install onnxruntime-gpu, or run it on the CPU"
+                f"{', '.join(available)}; install onnxruntime-gpu, or run it on the processor: "
+                'device = "cpu"'
             )
             raise InputError(msg)
     options = onnxruntime.SessionOptions()
@@ -212,7 +218,11 @@ def _session(data: bytes, where: str, device: torch.device) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # the bytes were inspected as ONNX: the runtime must not take them for its own format
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    named = (provider, {"device_id": device.index or 0}) if device.type == "cuda" else provider
+    named: Any = provider
+    if device.type == "cuda":
+        # its own would try what is fast just then, and shorten float32 to 10 bits
+        exact = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"}
+        named = (provider, {"device_id": device.index or 0, **exact})
     try:
         session = onnxruntime.InferenceSession(data, options, providers=[named])
     except Exception as error:

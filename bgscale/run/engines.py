@@ -4,7 +4,10 @@ Owns when an engine is chosen: once, where the model will run, when its first ru
 chosen stands in the store; later runs take it from there.
 """
 
+import os
+import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from bgscale.config import RunConfig
@@ -29,7 +32,7 @@ def kept(config: RunConfig, facts: Mapping[str, Any]) -> Facts:
         if section is None:
             continue
         size = section.micro_batch
-        asked = {"backend": section.backend, "precision": section.precision}
+        asked = {key: getattr(section, key) for key in ("device", "backend", "precision")}
         same = all(wanted in ("auto", engine[key]) for key, wanted in asked.items())
         if same and (not size or size == engine["micro_batch"]):
             found[name] = dict(fact)
@@ -42,24 +45,25 @@ def expected(job: Job, name: str) -> Engine:
     What this machine cannot run, the workers may: whether they can is seen when they are asked.
     """
     try:
-        return _candidates(job, name, best_device())[-1]
+        return _candidates(job, name)[-1]
     except InputError:
         section = job.config.models[name]
-        backend = "torch" if section.backend == "auto" else section.backend
-        precision = "float32" if section.precision == "auto" else section.precision
-        return Engine(backend=backend, precision=precision)
+        usual = {"device": "cpu", "backend": "torch", "precision": "float32"}
+        asked = {key: getattr(section, key) for key in usual}
+        return Engine(**usual | {key: how for key, how in asked.items() if how != "auto"})
 
 
 def chosen(text: str, name: str) -> dict[str, Any]:
     """Return the fastest engine of this process's machine; runs where the model will run."""
-    from bgscale.models.probe import fastest, rates, sized
+    from bgscale.models.probe import fastest, rates
     from bgscale.stages.job import open_job
 
     model, job = model_of(text, name), open_job(text)
-    engines = _candidates(job, name, best_device())
-    if not job.config.models[name].micro_batch:
-        engines = [sized(model, engine) for engine in engines]
-    found = rates(model, engines) if len(engines) > 1 else {engines[0]: 0.0}
+    engines = _candidates(job, name)
+    fill = not job.config.models[name].micro_batch
+    # the only one that a processor has is taken untried
+    alone = len(engines) == 1 and engines[0].device == "cpu"
+    found = {engines[0]: 0.0} if alone else rates(model, engines, fill=fill)
     speeds = {str(engine): round(rate, 1) for engine, rate in found.items() if rate}
     return {"engine": fastest(found).to_config(), "crops_per_s": speeds}
 
@@ -70,9 +74,39 @@ def choose(
     client: "Client | None",
     resources: Mapping[str, float] | None,
 ) -> Facts:
-    """Return the engines of some models, tried where they will run."""
-    text = Job(job.config).text
-    return {name: ask(client, chosen, text, name, resources=resources) for name in names}
+    """Return the engines of some models, tried where they will run.
+
+    Raises
+    ------
+    InputError
+        A worker that should have a GPU sees none; or none of a model's engines can run it there.
+    """
+    text, found = Job(job.config).text, {}
+    for name in names:
+        needed = None if job.config.models[name].device == "cpu" else resources
+        if needed:
+            ask(client, check_gpu, name, resources=needed)
+        found[name] = ask(client, chosen, text, name, resources=needed)
+    return found
+
+
+def check_gpu(name: str) -> None:
+    """Raise where this process is a worker that should have a GPU, and sees none."""
+    if best_device() != "cpu":
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    told = "is not set" if visible is None else f"= {visible!r}"
+    msg = (
+        f"a worker on {platform.node()} should have a GPU, but torch {version('torch')} sees none "
+        f"there (CUDA_VISIBLE_DEVICES {told}): give it a torch with CUDA and a GPU, or set "
+        f'models.{name}.device = "cpu"'
+    )
+    raise InputError(msg)
+
+
+def needed_by(job: Job, name: str, gpu: Mapping[str, float] | None) -> Mapping[str, float] | None:
+    """Return what a worker must have to run a model: a GPU, unless it runs on a processor."""
+    return None if dict(job.engines)[name].device == "cpu" else gpu
 
 
 def fits_here(fact: Mapping[str, Any]) -> bool:
@@ -91,7 +125,8 @@ def said(name: str, fact: Mapping[str, Any]) -> str:
     return f"model {name!r} is run by {engine}{tried}"
 
 
-def _candidates(job: Job, name: str, device: str) -> list[Engine]:
+def _candidates(job: Job, name: str) -> list[Engine]:
     section = job.config.models[name]
+    device = best_device() if section.device == "auto" else section.device
     plain = model_of(Job(job.config).text, name)
     return candidates(plain, backend=section.backend, precision=section.precision, device=device)

@@ -26,6 +26,8 @@ CELLS_PER_MEGAPIXEL = 250
 """Assumed where fields are not segmented yet: real wells of yeast hold 200 to 300."""
 PROCESS_BYTES = 500_000_000
 """A worker with its libraries and a small model, before any unit."""
+CUDA_BYTES = 1_500_000_000
+"""Assumed of a process that computes on a GPU, beside that: CUDA's context and its libraries."""
 FIELDS_A_PROTEIN = 4
 """Assumed of the fields of a protein that lie in one shard of cells."""
 VALUES_PER_PIXEL = 200
@@ -208,14 +210,15 @@ def _embedded(job: Job, sizes: Sizes, model: str, plate: str) -> Need:
     shard, settings = cells.shard_cells(job, count), len(job.settings)
     shards = -(-count // shard)
     width = sum(spec.layers.values()) * 4
-    at_once = cells_at_once(model_of(job.text, model))
-    block = at_once * sizes.crop_px * (sizes.channels * (sizes.itemsize + 12) + 2)
     network = _network_bytes(model_of(job.text, model))
+    block = _block_bytes(sizes, model_of(job.text, model), settings * width)
     disk = _disk(count * settings * width, "feature") + count * settings * 15
     # one shard is made, and of another what is written and its encoded form
     several = shards_a_unit(model_of(job.text, model))
     held = (2 if several == 1 else 3) * shard * settings * width
-    memory = held + block + network + _bank_bytes(job, sizes) + 60 * count
+    bank = _bank_bytes(job, sizes)
+    sent = _sent_from(model_of(job.text, model), bank)
+    memory = held + block + network + bank + sent + 60 * count
     return Need(-(-shards // several), disk, (len(spec.layers) + 4) * shards, memory)
 
 
@@ -237,8 +240,27 @@ def _predicted(job: Job, sizes: Sizes, model: str, plate: str) -> Need:
     return Need(shards, disk + shards * slots * fits * counts // 20, 14 * shards, memory)
 
 
+def _block_bytes(sizes: Sizes, model: EmbeddingModel, features: int) -> int:
+    """Return the memory of the blocks of cells that are worked on; of `features` bytes a cell."""
+    at_once = cells_at_once(model)
+    if model.device.type == "cpu":
+        return at_once * sizes.crop_px * (sizes.channels * (sizes.itemsize + 12) + 2)
+    raw, composed = at_once * _crop_bytes(sizes), 12 * sizes.crop_px * sizes.channels
+    # one is read, one begun and one finished; what does not fit the window is composed here
+    travels = _sent_from(model, raw) + _sent_from(model, at_once * features)
+    return 3 * raw + 2 * travels + model.engine.micro_batch * composed
+
+
+def _sent_from(model: EmbeddingModel, size: int) -> int:
+    """Return the memory that so many bytes are sent to a GPU from: torch pins powers of two."""
+    return 0 if model.device.type == "cpu" or not size else 1 << (size - 1).bit_length()
+
+
 def _network_bytes(model: EmbeddingModel) -> int:
-    """Return the memory of a network that runs: its weights, and a micro-batch."""
+    """Return the memory of a network that runs: its weights, and a micro-batch.
+
+    On a GPU the micro-batch lies there; the host has the weights, and what CUDA takes of it.
+    """
     import torch
 
     from bgscale.models.layers import ConvNetwork
@@ -246,6 +268,8 @@ def _network_bytes(model: EmbeddingModel) -> int:
     network, spec = model.network, model.spec
     # as it is written, and as it runs
     weights = 8 * sum(parameter.numel() for parameter in network.parameters())
+    if model.device.type != "cpu":
+        return weights + CUDA_BYTES
     values = VALUES_PER_PIXEL * spec.network_crop_px**2
     if isinstance(network, ConvNetwork):
         values = network.values_at_once(len(spec.channels), spec.network_crop_px)
@@ -276,7 +300,9 @@ def _of_model(job: Job, sizes: Sizes, kind: str, model: str) -> Need:
     if kind == "grid":
         network = _network_bytes(model_of(job.text, model))
         centres = classes * draws * _crop_bytes(sizes)
-        memory = 2 * crops + network + centres + _bank_bytes(job, sizes)
+        bank = _bank_bytes(job, sizes)
+        sent = _sent_from(model_of(job.text, model), bank + centres // classes)
+        memory = 2 * crops + network + centres + bank + sent
         return Need(problems, _disk(problems * crops, "feature"), 3 * problems, memory)
     if kind == "evaluate":
         values = settings * classes * classes * (classes + 1) * folds

@@ -16,6 +16,7 @@ from bgscale.distribute.listener import Listener
 from bgscale.distribute.parts import Part
 from bgscale.pipeline import Stage
 from bgscale.results import Store
+from bgscale.run.engines import needed_by
 from bgscale.run.upkeep import drop_aside, prepare
 from bgscale.stages.job import Job
 
@@ -96,7 +97,7 @@ def do_group(
         purpose=first.purpose,
         stop=means.stop,
         set_aside=pipeline.set_aside if first.can_lose else None,
-        resources=means.gpu if first.embeds else None,
+        resources=needed_by(job, first.name.split("/")[1], means.gpu) if first.embeds else None,
         part=means.part,
         complete=complete,
     )

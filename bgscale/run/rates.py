@@ -169,7 +169,8 @@ def measured(
 ) -> Rates:
     """Return what the units that are done have taken.
 
-    A unit occupies a core for as long as it lasts, and more than one where its threads were busy.
+    A unit occupies a core for as long as it lasts, and more than one where its threads were busy; a
+    GPU for as long as it lasts, whatever its host's threads did.
 
     Parameters
     ----------
@@ -180,22 +181,31 @@ def measured(
     made_by, source : str
         Said of all rates; of each also how many units it is of.
     clock : {"wall", "cpu"}
-        "cpu" counts the processor's time alone, so that other work on the machine does not matter.
+        "cpu" counts the processor's time alone, so that other work on the machine does not matter;
+        not of a GPU.
     """
     from bgscale import __version__
 
+    engines: dict[str, Engine] = {}
     spent: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
     for item in plan:
-        timed = _timed(item, ledger, clock)
+        how: Literal["wall", "cpu", "gpu"] = clock
+        if item.amount.embeds:
+            engine = dict(job.engines).get(item.amount.model, Engine())
+            engines[item.amount.model] = engine
+            how = clock if engine.device == "cpu" else "gpu"
+        timed = _timed(item, ledger, how)
         if timed is not None:
             key = item.amount.kind, item.amount.model if item.amount.embeds else ""
             spent.setdefault(key, []).append(timed)
     stages, networks = [], []
+    kinds: dict[str, None] = {}
     for (kind, model), parts in spent.items():
         seconds, work, count = (sum(column) for column in zip(*parts, strict=True))
         said = f"{source}, {count} unit{'s' * (count != 1)}"
         if kind == "embed" and seconds > 0:
             networks.append(_network_rate(model_of(job.text, model), seconds / work, said))
+            kinds[engines[model].processor or processor()] = None
         elif kind != "grid":
             stages.append(
                 StageRate(stage=kind, seconds=seconds / work, per=UNITS[kind], source=said)
@@ -203,7 +213,7 @@ def measured(
     return Rates(
         measured=date.today().isoformat(),
         version=__version__,
-        processor=processor(),
+        processor="; ".join(({processor(): None} if stages else {}) | kinds) or processor(),
         made_by=made_by,
         stages=tuple(stages),
         networks=tuple(networks),
@@ -211,7 +221,7 @@ def measured(
 
 
 def _timed(
-    item: "StagePlan", ledger: Ledger, clock: Literal["wall", "cpu"]
+    item: "StagePlan", ledger: Ledger, clock: Literal["wall", "cpu", "gpu"]
 ) -> tuple[float, float, int] | None:
     """Return seconds, work and number of some units of a stage; None: none of them was timed."""
     places = np.linspace(0, max(len(item.finished) - 1, 0), LOOKED_AT).astype(int).tolist()
@@ -224,9 +234,9 @@ def _timed(
     return seconds, item.amount.work * share * len(records) / len(some), len(records)
 
 
-def _seconds(done: Mapping[str, Any], clock: Literal["wall", "cpu"]) -> float:
+def _seconds(done: Mapping[str, Any], clock: Literal["wall", "cpu", "gpu"]) -> float:
     wall, busy = float(done["seconds"]), float(done.get("cpu_seconds", 0.0))
-    return busy if clock == "cpu" else max(wall, busy)
+    return {"wall": max(wall, busy), "cpu": busy, "gpu": wall}[clock]
 
 
 def _network_rate(model: EmbeddingModel, seconds: float, source: str) -> NetworkRate:

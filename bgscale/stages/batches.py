@@ -114,9 +114,8 @@ class Batches:
             at = rows[first : first + len(each)]
         else:  # the last micro-batch is filled up with its first crops
             at = rows[to_device(each, self._model.device)]
-        crops = torch.cat(
-            [self._run_on_device(at[run], int(self._which[each[run.start]])) for run in runs]
-        )
+        made = [self._run_on_device(at[run], int(self._which[each[run.start]])) for run in runs]
+        crops = torch.cat(made) if len(made) > 1 else made[0]
         mask = self._held["mask"]
         return crops, mask[at] == CENTRE_CELL if self._masked else None
 

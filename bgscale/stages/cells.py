@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from bgscale import crops as crop_kernels
 from bgscale import draw, segment
+from bgscale.distribute.ledger import Files
 from bgscale.distribute.units import Unit
 from bgscale.errors import InputError
 from bgscale.results import INNER_CELLS
@@ -29,7 +30,7 @@ MIN_SHARDS = 16
 _GROUP = ("protein", "field")
 """What an intensity range is taken by."""
 
-Done = tuple[list[str], dict[str, Any]]
+Done = tuple[Files, dict[str, Any]]
 
 
 def shard_cells(job: Job, cells: int) -> int:

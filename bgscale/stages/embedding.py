@@ -18,6 +18,7 @@ import numpy.typing as npt
 from bgscale import embed as kernels
 from bgscale import settings as swaps
 from bgscale.config import ModelSection
+from bgscale.distribute.ledger import Ledger
 from bgscale.distribute.units import Unit
 from bgscale.errors import InputError, UnitError
 from bgscale.models import load_model, model_files
@@ -305,16 +306,23 @@ def embed(job: Job, unit: Unit) -> Done:
             if not parts:
                 yield lambda: None, (whole, arrays)
 
-    files: list[str] = []
-    written: list[Future[list[str]]] = []
+    ledger, files = Ledger(store.location), {}
+
+    def write(shard: Shard) -> None:
+        # for good, and looked at for the record: a GPU would wait for that of all shards at the end
+        files.update(ledger.settled(_write(job, node, *shard)))
+
+    written: list[Future[None]] = []
     with ThreadPoolExecutor(1) as writer:
         for finish, done in behind(begun(), blocks_begun_ahead(model)):
             finish()
             if done is not None:
                 # one is written while one is made, on a GPU two: no further one lies in memory
-                files += [file for past in written for file in past.result()]
-                written = [writer.submit(_write, job, node, *done)]
-    files += [file for past in written for file in past.result()]
+                for past in written:
+                    past.result()
+                written = [writer.submit(write, done)]
+    for past in written:
+        past.result()
     return files, {"cells": unit.stop - unit.start, "settings": len(job.settings)}
 
 
@@ -388,7 +396,7 @@ def _read_and_swap(
         table.usable[rows],
     )
     if model.device.type != "cpu":
-        # it travels while the block before it is computed on
+        # who computes need not wait while it is pinned; it travels behind the block before it
         resident(block.resident, model.device, image=block.image, mask=block.mask)
     banks = [(setting, bank_of(job, setting)) for setting in settings]
     found = [(s, swap(block, s, bank, draw(job, block, s, bank))) for s, bank in banks]
