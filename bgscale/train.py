@@ -26,7 +26,7 @@ from bgscale import embed as kernels
 from bgscale.config import RunConfig, TrainingSection
 from bgscale.errors import ConfigError, InputError, nearest
 from bgscale.models import ModelSpec, load_model
-from bgscale.models.engine import best_device
+from bgscale.models.engine import best_device, check_device
 from bgscale.models.fit import FitConfig, fit
 from bgscale.models.invariance import OWN_PIXELS, Invariance
 from bgscale.models.parts import Team, joined
@@ -160,6 +160,8 @@ def train_seated(seat: "Seat", text: str) -> Training:
     job = Job(RunConfig.from_dict(values["config"]))
     with ExitStack() as stack:
         device = job.config.training.device
+        # before the others are met, who would be told that one of them was lost
+        check_device(device)
         if device != "cpu" and (count := torch.cuda.device_count()) > 1:
             # workers that were not given a GPU each take one each
             stack.enter_context(torch.cuda.device(seat.neighbours % count))

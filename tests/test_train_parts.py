@@ -12,7 +12,8 @@ import training_work
 from screens import config_of
 from test_fit import SHORT, TINY, same_state, toy
 
-from bgscale.distribute.training import together
+from bgscale.config import RunConfig
+from bgscale.distribute.training import Seat, together
 from bgscale.errors import ConfigError, InputError, InterruptedRunError, UnitError
 from bgscale.models import MODELS
 from bgscale.models import fit as fitting
@@ -238,6 +239,18 @@ def test_what_is_wrong_in_one_process_is_what_is_said(cluster, configured, tmp_p
 def test_processes_listen_where_their_worker_does(cluster, configured, tmp_path):
     config = configured(tmp_path / "w", epochs=1)
     assert shared(cluster, training_work.ports, config) == {"127.0.0.1"}
+
+
+def test_a_worker_without_the_gpu_says_so_before_it_meets_the_others(monkeypatch):
+    def met(*_, **how):
+        raise AssertionError
+
+    monkeypatch.setattr("bgscale.train.joined", met)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = RunConfig.from_dict({"training": {"device": "cuda", "parts": 2}})
+    seat = Seat(1, 2, "topic", "127.0.0.1", 0, "127.0.0.1", 0)
+    with pytest.raises(InputError, match=r"device 'cuda': torch .* sees 0 GPUs here"):
+        train_seated(seat, json.dumps({"config": config.to_config(), "restart": False}))
 
 
 def test_the_function_that_workers_call_is_one_of_a_module():
