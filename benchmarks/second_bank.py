@@ -59,7 +59,7 @@ def config_of(folder: Path, donors: int, bank: int) -> RunConfig:
             "donors": {"per_class": donors, "windows_per_class": donors, "bank": bank},
             "classification": {"crops_per_class": 20},
             "proportions": {"replicates": 2},
-            "training": {"epochs": 20, "threads": 2},
+            "training": {"epochs": 5, "threads": 2},
         }
     )  # fmt: skip
 

@@ -124,6 +124,7 @@ BENCHMARKS = (
     Benchmark(
         "soak", "1 h", (FOLDER,), quick=("--hours", "0.02"), environment={"OMP_NUM_THREADS": "1"},
     ),
+    Benchmark("second_bank", "20 min", (FOLDER,), environment={"OMP_NUM_THREADS": "1"}),
     Benchmark("whole_proteome", "30 min"),
 )  # fmt: skip
 

@@ -19,6 +19,7 @@ TOO_SLOW = {
     "cluster": "starts clusters",
     "calibration": "starts processes; its parts have tests of their own",
     "soak": "starts a cluster, and kills it; its parts have tests of their own",
+    "second_bank": "trains a network, and starts a cluster",
     "whole_proteome": "starts a cluster",
 }
 """Have a quick run as well, but not of seconds; that they load and explain themselves is tested."""
