@@ -140,6 +140,19 @@ def test_other_unit_sizes_give_the_same_values(
         np.testing.assert_array_equal(values, second[name], err_msg=name)
 
 
+def test_chunks_of_features_divide_shards_of_any_size(
+    small_screen: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as with a plate of 30,000 cells: its shards have 1,920, a chunk at most 1,024
+    monkeypatch.setattr(embedding, "FEATURE_CHUNK", 128)
+    config = config_of(small_screen, tmp_path, shard_cells=192)
+    Run.from_config(config).execute()
+    for name in ("plates/crops/embeddings/tiny/profile/embedding", "proportions/tiny/proportion"):
+        found, expected = (open_results(store)[name] for store in (config.store, finished))
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+    assert all(shard % embedding.feature_chunk(shard) == 0 for shard in range(64, 4097, 64))
+
+
 def test_a_screen_opened_in_python_gives_the_same_bytes(
     small_screen: Path, finished: Path, tmp_path: Path
 ) -> None:

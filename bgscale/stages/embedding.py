@@ -24,6 +24,7 @@ from bgscale.errors import InputError, UnitError
 from bgscale.models import load_model, model_files
 from bgscale.models.embedding import EmbeddingModel
 from bgscale.models.engine import Engine, processor
+from bgscale.results import INNER_CELLS
 from bgscale.schema import Missing
 from bgscale.settings import Setting
 from bgscale.stages.averaging import averaged, mean, views
@@ -41,6 +42,7 @@ SHARDS_A_GPU_UNIT = 8
 """Enough that writing one shard is seldom waited for, few enough to be made again."""
 BEFORE = "before"
 FEATURE_CHUNK = 1024
+"""Most cells of a chunk of features."""
 
 
 def model_of(text: str, name: str) -> EmbeddingModel:
@@ -124,6 +126,19 @@ def begin(
     return finish
 
 
+def feature_chunk(shard: int) -> int:
+    """Return how many cells a chunk of features has, so that a shard is whole chunks.
+
+    Examples
+    --------
+    >>> [feature_chunk(shard) for shard in (704, 1920, 1984, 4096)]
+    [704, 960, 64, 1024]
+    """
+    of_rows = shard // INNER_CELLS
+    most = min(FEATURE_CHUNK // INNER_CELLS, of_rows)
+    return INNER_CELLS * next(n for n in range(most, 0, -1) if of_rows % n == 0)
+
+
 def create_embeddings(job: Job, name: str, plate: str) -> None:
     """Create the embeddings of one model on one plate."""
     model, store = model_of(job.text, name), job.store
@@ -140,7 +155,7 @@ def create_embeddings(job: Job, name: str, plate: str) -> None:
     for variable, (dtype, fill, text) in SWAP_VARIABLES.items():
         attrs = {"long_name": text} | ({"names": names[variable]} if variable in names else {})
         store.create_array(f"{node}/{variable}", dims, dtype, chunk=write, fill=fill, **attrs)
-    chunk = {"cell": min(FEATURE_CHUNK, write["cell"]), "setting": 1}
+    chunk = {"cell": feature_chunk(write["cell"]), "setting": 1}
     for layer, width in model.spec.layers.items():
         store.create_group(f"{node}/{layer}", coords={"setting": job.config.settings})
         store.create_array(

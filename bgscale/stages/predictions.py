@@ -22,7 +22,7 @@ from bgscale.settings import Ints
 from bgscale.stages.cells import Done, shard_cells
 from bgscale.stages.choosing import evaluated
 from bgscale.stages.classifiers import FITS, groups_of, panels
-from bgscale.stages.embedding import FEATURE_CHUNK, model_of, provenance
+from bgscale.stages.embedding import feature_chunk, model_of, provenance
 from bgscale.stages.job import Job
 
 SLOTS_A_CHUNK = 8
@@ -79,7 +79,7 @@ def create_predictions(job: Job, name: str, plate: str) -> None:
         f"{node}/probability",
         {"cell": n, **fit, "localization": k},
         "float32",
-        chunk={"cell": min(FEATURE_CHUNK, write), "fit": 1, "setting": 1},
+        chunk={"cell": feature_chunk(write), "fit": 1, "setting": 1},
         shard={"cell": write},
         fill=float("nan"),
         units="1",
