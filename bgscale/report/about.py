@@ -200,7 +200,7 @@ def _lent(frame: pd.DataFrame) -> list[Sequence[Child]]:
     """Return the rows of the table of donors."""
     return [
         [
-            words.spoken(str(one["setting"])),
+            str(one["setting"]).replace("_", " "),
             *(
                 value if isinstance(value, str) else f"{value:,.6g}".replace("nan", words.NONE)
                 for value in (one[key] for key in _LENT)
