@@ -32,6 +32,7 @@ FLOORS = [
         "shifted",
         "comparison",
         "controls",
+        "lent",
         "plot",
         "query",
         "report",
