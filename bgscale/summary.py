@@ -79,7 +79,7 @@ def _notes(tree: xr.DataTree, name: str, dataset: xr.Dataset, differ_in: str) ->
     if draws != wanted:
         counted += f": a multiple of the {folds} folds"
     if draws != wanted - wanted % folds:
-        counted += ", and the smallest class has no more"
+        counted += ", and the smallest class has too few for more"
     notes.append(counted)
     if differ_in:
         notes.append(f"only pairs of classes that differ in {differ_in!r}")

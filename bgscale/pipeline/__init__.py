@@ -51,8 +51,6 @@ def stages(job: Job, growth: Growth | None = None) -> list[Stage]:
             partial(_range_groups, plate=plate),
             lambda _: cells.RANGE_GROUPS,
         )
-    # no key of the first bank: stores made before there was a choice stay as they are
-    unsaid = {"candidates"} if config.donors.bank else {"candidates", "bank"}
     donors = order.named(
         "donors",
         "",
@@ -62,7 +60,7 @@ def stages(job: Job, growth: Growth | None = None) -> list[Stage]:
         follows=growth.drawn
         or {p: order.token(r) for p, r in zip(opened.plates, ranges, strict=True)},
         seed=config.seed,
-        donors=config.donors.model_dump(exclude=unsaid),
+        donors=config.donors.model_dump(exclude={"candidates"}),
         fields=config.evaluation.fields,
         crops_per_class=config.classification.crops_per_class,
         folds=config.classification.folds,

@@ -30,10 +30,9 @@ def deal_donors(
     right, and under `different`, where both classes of a pair draw on the same donors, wrong. So
     donors are dealt, not drawn, and each donor to cells of one fold only, whatever their class
     (grouped folds divide donors, and so are fitted without the cells of the published fold too:
-    `evaluate.classify`). And what stays
-    visible of a donor's own centre cell tells its class too: of all ways to deal, the one is taken
-    that leaves the fewest such pixels, its blurred rim included (a linear assignment of cells to
-    the seeded deck).
+    `evaluate.classify`). And what stays visible of a donor's own centre cell tells its class too:
+    of all ways to deal, the one is taken that leaves the fewest such pixels, its blurred rim
+    included (a linear assignment of cells to the seeded deck).
 
     Parameters
     ----------

@@ -142,29 +142,32 @@ def _mixtures(job: Job, name: str, unit: Unit, plates: Sequence[str]) -> npt.NDA
     protein = np.concatenate(owner)
     order = np.argsort(protein, kind="stable")
     codes, starts = np.unique(protein[order], return_index=True)
-    prior = _priors(job, name, protein, np.concatenate(field))
+    known = _priors(job, name, protein, np.concatenate(field))
     for f, s in np.ndindex(shape[:2]):
         softmax = np.concatenate([rows_of(array, own, f, s) for array, own in rows])
         for code, cells in zip(codes, np.split(order, starts[1:]), strict=True):
             mine = softmax[cells]
             present = np.isfinite(mine).all(axis=1)
-            known = None if prior is None else prior[f, s, cells[present]]
-            out[f, s, code - unit.start] = kernels.mixture(mine[present], known)
+            prior = None if known is None else known[0][f, s][known[1][cells[present]]]
+            out[f, s, code - unit.start] = kernels.mixture(mine[present], prior)
     return out
 
 
-def _priors(job: Job, name: str, protein: Ints, field: Ints) -> Floats | None:
-    """Return how common classes were where each cell's classifiers were trained; None: equally.
+def _priors(job: Job, name: str, protein: Ints, field: Ints) -> tuple[Floats, Ints] | None:
+    """Return how common classes were where classifiers were trained; None: equally.
 
-    (fit, setting, cell, localization).
+    Returns
+    -------
+    array (fit, setting, fold, localization), float64
+    array (cell,), int64
+        The fold that each cell is left out with.
     """
     if job.config.proportions.hyperparameters != "published":
         return None
     groups = groups_of(job)
-    of_fold = job.store.read(f"classifiers/{name}/prior")[:, :, 0]
-    matched = of_fold[:, groups.folds.fold[groups.of(protein, field)]]
-    fixed = matched[job.config.settings.index("original")]
-    return np.stack([np.broadcast_to(fixed, matched.shape), matched])
+    matched = job.store.read(f"classifiers/{name}/prior")[:, :, 0]
+    fixed = np.broadcast_to(matched[job.config.settings.index("original")], matched.shape)
+    return np.stack([fixed, matched]), groups.folds.fold[groups.of(protein, field)]
 
 
 def _dense(state: ProportionState, unit: Unit, job: Job, name: str) -> dict[str, npt.NDArray[Any]]:
