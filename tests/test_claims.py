@@ -30,7 +30,6 @@ SCREEN = {
 
 def trained(folder: Path, scaling: str, **changes: object) -> tuple[RunConfig, Path]:
     """Simulate, train and run; return the config and the screen's folder."""
-    folder.mkdir(exist_ok=True)
     screen = write_screen(folder / "screen", **{**SCREEN, **changes})
     config = config_of(
         screen,
@@ -39,7 +38,7 @@ def trained(folder: Path, scaling: str, **changes: object) -> tuple[RunConfig, P
         models={"tiny": {"weights": str(folder / "tiny.safetensors")}},
         donors={"windows_per_class": 120},
         classification={"crops_per_class": 100},
-        proportions={"replicates": 5},
+        proportions={"replicates": 20},
         training={"epochs": 20, "threads": 2},
         shard_cells=0,
     )
@@ -66,23 +65,17 @@ def test_in_real_wells_the_background_helps_and_harms(real_wells: tuple[RunConfi
 
 @pytest.mark.slow
 def test_in_a_mixed_culture_the_background_tells_nothing(tmp_path: Path) -> None:
-    moved: dict[str, list[float]] = {"same": [], "different": []}
-    for seed in (0, 1):
-        mixed = {"neighbours": "independent", "mixed_proteins": 0, "seed": seed}
-        config, _ = trained(tmp_path / f"{seed}", "none", **mixed)
-        table = tables(config.store)["tiny"]
-        assert float(table["mean"].sel(setting="original")) > 0.85
-        gap = table.sel(contrast="same - different")
-        for which in ("", "grouped_"):
-            low, high = (float(gap[f"{which}difference_{end}"]) for end in ("low", "high"))
-            assert low <= 0 <= high
-        for setting, shares in moved.items():
-            found = shift_shares(open_results(config.store), "tiny", setting=setting)
-            assert found["tested"] == found["proteins"]
-            shares.append(found["share_significant_and_substantial"])
-    # a seam is there whatever the background, and may be significant: of the 18 proteins of one
-    # screen for two
-    assert all(np.mean(shares) < 0.1 for shares in moved.values())
+    config, _ = trained(tmp_path, "none", neighbours="independent", mixed_proteins=0)
+    table = tables(config.store)["tiny"]
+    assert float(table["mean"].sel(setting="original")) > 0.85
+    gap = table.sel(contrast="same - different")
+    for folds in ("", "grouped_"):
+        assert float(gap[f"{folds}difference_low"]) <= 0 <= float(gap[f"{folds}difference_high"])
+    for setting in ("same", "different"):
+        shares = shift_shares(open_results(config.store), "tiny", setting=setting)
+        assert shares["tested"] == shares["proteins"]
+        # a seam is there whatever the background, and may be significant
+        assert shares["share_significant_and_substantial"] < 0.1
 
 
 @pytest.mark.slow
